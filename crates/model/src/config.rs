@@ -1,5 +1,14 @@
 //! The model's configuration, validated: every number a backend may rely on.
 
+mod error;
+mod fields;
+mod hf;
+mod limits;
+mod original;
+
+pub use error::ConfigError;
+pub use limits::*;
+
 /// Which keys a layer's queries may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LayerType {
@@ -42,11 +51,28 @@ pub struct Config {
     pub swiglu_limit: f32,
     pub swiglu_alpha: f32,
     pub rope: RopeConfig,
-    /// Tokens that end an answer: those of `generation_config.json` and `config.json`, in order of appearance.
+    /// Tokens that end an answer: those of `generation_config.json`, of `config.json`, and [`HARMONY_STOP_IDS`] where the
+    /// vocabulary is o200k_harmony's, in that order; ids outside the vocabulary, which nothing can sample, are left out.
     pub eos_token_ids: Vec<u32>,
 }
 
+/// `vocab_size` of the published checkpoints: o200k_harmony, padded.
+pub const HARMONY_VOCAB_SIZE: usize = 201_088;
+/// Tokens that end an assistant's turn in o200k_harmony: `<|return|>`, `<|call|>`, `<|endoftext|>`.
+pub const HARMONY_STOP_IDS: [u32; 3] = [200_002, 200_012, 199_999];
+
 impl Config {
+    /// Reads a `config.json` of either kind: OpenAI's own has `num_experts`, Hugging Face's `num_local_experts`.
+    pub fn from_json(config_json: &str, generation_config: Option<&str>) -> Result<Self, ConfigError> {
+        let object = fields::parse_object("config.json", config_json)?;
+        let is_original = object.contains_key("num_experts") && !object.contains_key("num_local_experts");
+        if is_original {
+            Self::from_original(config_json, generation_config)
+        } else {
+            Self::from_hf(config_json, generation_config)
+        }
+    }
+
     /// Width of all query heads together.
     pub fn q_dim(&self) -> usize {
         self.num_attention_heads * self.head_dim
