@@ -81,7 +81,7 @@ CASES = [
          seed=2, hidden=32, intermediate=96, layers=5, heads=8, kv_heads=4, head_dim=32, experts=8, top_k=4,
          vocab=200, window=8, prompt=21, last=21, embed_rms=0.005, config="rope_parameters"),
     Case("extreme_scales", "scale bytes 0 to 20 (subnormal products) beside 129 to 132; residual stream far from 1",
-         seed=3, hidden=96, intermediate=96, layers=3, heads=4, kv_heads=2, head_dim=32, experts=4, top_k=2,
+         seed=10, hidden=96, intermediate=96, layers=3, heads=4, kv_heads=2, head_dim=32, experts=4, top_k=2,
          vocab=160, window=16, prompt=30, last=30, scales="extreme"),
 ]
 
