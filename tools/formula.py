@@ -139,11 +139,13 @@ def _swap_rows(tensor):
     return np.swapaxes(_swap_pairs(np.swapaxes(tensor, 1, -1)), 1, -1)
 
 
+_OTHER_KIND = {"sliding_attention": "full_attention", "full_attention": "sliding_attention"}
+
 # Each fault: (config, weights) -> (config, weights).
 FAULTS = {
     "window one shorter": lambda c, w: ({**c, "sliding_window": c["sliding_window"] - 1}, w),
     "window one longer": lambda c, w: ({**c, "sliding_window": c["sliding_window"] + 1}, w),
-    "layer kinds swapped": lambda c, w: ({**c, "layer_types": ["full_attention" if t[0] == "s" else "sliding_attention" for t in c["layer_types"]]}, w),
+    "layer kinds swapped": lambda c, w: ({**c, "layer_types": [_OTHER_KIND[t] for t in c["layer_types"]]}, w),
     "yarn range truncated": lambda c, w: (_rope(c, truncate=True), w),
     "yarn factor ignored": lambda c, w: (_rope(c, factor=1.0), w),
     "sinks dropped": lambda c, w: (c, _each(w, "sinks", lambda t: t - 1e9)),

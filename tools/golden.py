@@ -32,7 +32,7 @@ N_GREEDY = 24
 N_CANDIDATES = 32  # tokens tried for each prompt position, see `grow_prompt`
 N_CHOSEN = 160  # positions, from the end, that are chosen among candidates
 MIN_GREEDY_GAP = 0.02  # between the two best logits, at every greedy step
-MAX_FORMULA_DISTANCE = 2e-4  # transformers float32 against formula.py; measured 5e-6 to 6e-5 on these cases
+MAX_FORMULA_DISTANCE = 5e-4  # transformers float32 against formula.py; measured 1.3e-4 on long_yarn, else below 2e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ CASES = [
     Case("real_heads", "the published head shape: head_dim 64, 8 query heads per kv head, window 128; prompt of 150",
          seed=24, hidden=64, intermediate=96, layers=2, heads=16, kv_heads=2, head_dim=64, experts=8, top_k=4,
          vocab=384, window=128, prompt=150, last=32),
-    Case("odd_layers", "5 layers, so the last one slides; config.json with rope_parameters instead of rope_scaling; embeddings so small that epsilon counts",
+    Case("odd_layers", "5 layers, the last one sliding; rope_parameters, not rope_scaling; embeddings so small that epsilon counts",
          seed=2, hidden=32, intermediate=96, layers=5, heads=8, kv_heads=4, head_dim=32, experts=8, top_k=4,
          vocab=200, window=8, prompt=21, last=21, embed_rms=0.005, config="rope_parameters"),
     Case("extreme_scales", "scale bytes 0 to 20 (subnormal products) beside 129 to 132; residual stream far from 1",
@@ -233,19 +233,18 @@ def load_model(folder, dtype):
         model = GptOssForCausalLM(config).eval()
     torch.set_default_dtype(torch.float32)
     waiting = dict(model.named_parameters())
-    shapes_dtypes = {name: (p.shape, p.dtype) for name, p in waiting.items()}
-    if any(d != dtype for _, d in shapes_dtypes.values()) or model.model.rotary_emb.inv_freq.dtype != torch.float32:
+    if any(p.dtype != dtype for p in waiting.values()) or model.model.rotary_emb.inv_freq.dtype != torch.float32:
         raise ValueError("a parameter or the rotary table has another dtype than asked for")
-    for path in tensor_files(folder):
-        with safetensors.safe_open(path, "pt") as file:
-            for name in file.keys():
-                if name.endswith("_scales"):
-                    continue
-                if name.endswith("_blocks"):
-                    stem = name.removesuffix("_blocks")
-                    copy_experts(waiting.pop(stem), file.get_tensor(name).numpy(), file.get_tensor(stem + "_scales").numpy())
-                else:
-                    copy_exact(waiting.pop(name), file.get_tensor(name))
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(safetensors.safe_open(path, "pt")) for path in tensor_files(folder)]
+        home = {name: file for file in files for name in file.keys()}  # blocks and scales may lie in different shards
+        for name in home:
+            if name.endswith("_blocks"):
+                stem = name.removesuffix("_blocks")
+                blocks, scales = (home[n].get_tensor(n).numpy() for n in (name, stem + "_scales"))
+                copy_experts(waiting.pop(stem), blocks, scales)
+            elif not name.endswith("_scales"):
+                copy_exact(waiting.pop(name), home[name].get_tensor(name))
     if waiting:
         raise ValueError(f"checkpoint lacks {sorted(waiting)}")
     return model
