@@ -10,6 +10,7 @@ pub mod executor;
 pub mod mxfp4;
 pub mod rope;
 pub mod sampling;
+pub mod synth;
 pub mod trace;
 pub mod weights;
 

@@ -1,6 +1,14 @@
 //! Opening checkpoints: all or nothing.
 
+mod layout;
+pub(crate) mod shards;
+pub(crate) mod staging;
+
 use std::path::Path;
+
+pub use layout::{Dtype, Layout, Part, TensorSpec};
+pub use shards::Progress;
+pub use staging::WriteError;
 
 use crate::{Config, Weights};
 

@@ -48,8 +48,17 @@ impl Config {
 
     /// The `config.json` that [`Config::from_hf`] reads back as this configuration, in the published field order.
     pub fn to_hf_json(&self) -> String {
+        pretty(&self.hf_value(quantization_config()))
+    }
+
+    /// The same for dequantised experts: no `quantization_config`.
+    pub fn to_bf16_json(&self) -> String {
+        pretty(&self.hf_value(Value::Null))
+    }
+
+    fn hf_value(&self, quantization_config: Value) -> Value {
         let names: Vec<&str> = self.layer_types.iter().map(|t| layer_type_name(*t)).collect();
-        let value = json!({
+        let mut value = json!({
             "architectures": ["GptOssForCausalLM"],
             "attention_bias": true,
             "attention_dropout": 0.0,
@@ -71,7 +80,7 @@ impl Config {
             "num_local_experts": self.num_local_experts,
             "output_router_logits": false,
             "pad_token_id": (self.vocab_size == HARMONY_VOCAB_SIZE).then_some(HARMONY_STOP_IDS[2]),
-            "quantization_config": quantization_config(),
+            "quantization_config": quantization_config,
             "rms_norm_eps": shortest(self.rms_norm_eps),
             "rope_scaling": {
                 "beta_fast": self.rope.beta_fast,
@@ -90,7 +99,9 @@ impl Config {
             "use_cache": true,
             "vocab_size": self.vocab_size,
         });
-        pretty(&value)
+        let object = value.as_object_mut().expect("built as an object");
+        object.retain(|_, v| !v.is_null());
+        value
     }
 
     /// The `generation_config.json` that carries the stop ids.
