@@ -10,6 +10,7 @@ mod convert;
 mod generate;
 mod inspect;
 mod logits;
+mod progress;
 mod synth;
 mod verify;
 
