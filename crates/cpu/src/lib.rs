@@ -1,9 +1,20 @@
 //! The CPU backends of gpt-oss.
 //!
 //! [`OracleExecutor`] is the model in plain float32 loops: the reference that everything else is held against.
-//! [`CpuExecutor`] is the fast path: bf16 operands, float32 accumulation, float32 residual stream. They share no
+//! [`CpuExecutor`] is the fast path: weights in place, operands of at least bf16's precision, float32
+//! accumulation and residual stream. They share no
 //! arithmetic; both take their facts from `tessera-model`.
 
+mod attention;
+mod executor;
+mod forward;
+mod kv;
+mod matmul;
+mod operand;
 mod oracle;
+mod pool;
+mod simd;
 
+pub use executor::{CpuExecutor, CpuOptions};
 pub use oracle::OracleExecutor;
+pub use simd::Isa;

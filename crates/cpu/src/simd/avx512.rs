@@ -1,0 +1,554 @@
+//! AVX-512 (F, BW, VL, DQ, VNNI) kernels.
+
+use std::arch::x86_64::*;
+
+use half::bf16;
+use tessera_model::BLOCK_SIZE;
+use tessera_model::mxfp4::{BLOCK, BLOCK_BYTES, e8m0};
+
+use super::portable::{self, DOUBLED, Fused};
+use super::{F32Panel, Isa, Kernels, KvBlock, MxPanel, MxRows, PANEL_ROWS};
+use crate::operand::{F32_CHUNK, I16_CHUNK, I16Row};
+
+/// Lanes of a float32 vector.
+const LANES: usize = 16;
+/// Token columns of a register tile: 2 vectors of rows each, as sums and as block sums in 24 of 32 registers.
+const MXFP4_TOKENS: usize = 6;
+/// Token columns of a register tile: 2 vectors of rows each in 24 of 32 registers.
+const BF16_TOKENS: usize = 12;
+/// BF16 rows that one pass over the activations serves.
+const GEMV_ROWS: usize = 4;
+/// Query heads whose scores are formed together.
+const SCORE_HEADS: usize = 8;
+/// Query heads whose values are summed together.
+const VALUE_HEADS: usize = 4;
+/// Head elements of a register tile: 4 vectors.
+const VALUE_DIMS: usize = 64;
+/// How far ahead of a row's codes the next ones are asked for: the hardware stops at each 4 KiB page.
+const PREFETCH_BYTES: usize = 4096;
+
+/// A safe function pointer that enters a function compiled for this module's features.
+macro_rules! enter {
+    (|$($arg:ident),*| $call:expr) => {
+        |$($arg),*| {
+            // SAFETY: `Isa::kernels` hands this table out only where these features were detected.
+            unsafe { $call }
+        }
+    };
+}
+
+pub static KERNELS: Kernels = Kernels {
+    isa: Isa::Avx512,
+    gemv_mxfp4: enter!(|x, w, out| gemv_mxfp4(x, w, out)),
+    gemv_bf16: enter!(|x, w, cols, out| gemv_bf16(x, w, cols, out)),
+    pack_mxfp4: enter!(|w, panel| pack_mxfp4(w, panel)),
+    gemm_mxfp4: enter!(|x, panel, out| gemm_mxfp4(x, panel, out)),
+    pack_bf16: enter!(|w, cols, panel| pack_bf16(w, cols, panel)),
+    gemm_bf16: enter!(|x, panel, out| gemm_bf16(x, panel, out)),
+    scores: enter!(|q, block, head_dim, out, stride| scores(q, block, head_dim, out, stride)),
+    weigh_values: enter!(|p, stride, block, head_dim, out| weigh_values(p, stride, block, head_dim, out)),
+    exp_sum: enter!(|x, max| exp_sum(x, max)),
+    rms_norm: enter!(|x, weight, eps, out| rms_norm(x, weight, eps, out)),
+    swiglu: enter!(|gate_up, alpha, limit, out| swiglu(gate_up, alpha, limit, out)),
+    split_row: enter!(|x, out| split_row(x, out)),
+    quantize_row: enter!(|x, q, scales| quantize_row(x, q, scales)),
+};
+
+/// The table of doubled E2M1 values, twice, so that a lookup by 5 bits ignores the highest.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn code_table() -> __m512i {
+    let table: [i16; 32] = std::array::from_fn(|i| DOUBLED[i % 16]);
+    load_i16(&table)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+fn load_i16(x: &[i16]) -> __m512i {
+    assert!(x.len() >= 2 * LANES);
+    // SAFETY: 32 elements were asserted; the load needs no alignment.
+    unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+fn load(x: &[f32]) -> __m512 {
+    assert!(x.len() >= LANES);
+    // SAFETY: 16 elements were asserted.
+    unsafe { _mm512_loadu_ps(x.as_ptr()) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+fn store(x: __m512, out: &mut [f32]) {
+    assert!(out.len() >= LANES);
+    // SAFETY: 16 elements were asserted.
+    unsafe { _mm512_storeu_ps(out.as_mut_ptr(), x) }
+}
+
+/// Up to 16 scale bytes as float32 powers of two; byte 0 is the subnormal 2^-127.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+fn scales_of(bytes: &[u8]) -> __m512 {
+    let bytes = if let Some(bytes) = bytes.first_chunk::<16>() {
+        // SAFETY: 16 bytes.
+        unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+    } else {
+        let mut padded = [0u8; 16];
+        padded[..bytes.len()].copy_from_slice(bytes);
+        // SAFETY: 16 bytes.
+        unsafe { _mm_loadu_si128(padded.as_ptr().cast()) }
+    };
+    e8m0_of(_mm512_cvtepu8_epi32(bytes))
+}
+
+/// `2^(s - 127)` of 16 scale bytes in 32-bit lanes.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+fn e8m0_of(bytes: __m512i) -> __m512 {
+    let bits = _mm512_slli_epi32::<23>(bytes);
+    _mm512_castsi512_ps(_mm512_max_epu32(bits, _mm512_set1_epi32(0x0040_0000)))
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn gemv_mxfp4(x: I16Row, w: MxRows, out: &mut [f32]) {
+    /// Chunks of two blocks for which one vector holds all scales.
+    const GROUP: usize = 8;
+    let table = code_table();
+    // Lane l of chunk c takes the scale of block 2c (l < 8) or 2c + 1.
+    let first = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
+    let n_blocks = w.blocks_per_row();
+    let row_bytes = w.cols / 2;
+    let x_scales = lane_scales(x);
+    for (r, out) in out.iter_mut().enumerate() {
+        let (blocks, scales) = (w.row_blocks(r), w.row_scales(r));
+        let ahead = blocks.as_ptr().wrapping_add(PREFETCH_BYTES);
+        let mut acc = [_mm512_setzero_ps(); 2];
+        for (g, scales) in scales.chunks(2 * GROUP).enumerate() {
+            let scales = scales_of(scales);
+            for i in 0..GROUP {
+                let chunk = g * GROUP + i;
+                let at = chunk * 2 * BLOCK_BYTES;
+                if at >= row_bytes {
+                    break;
+                }
+                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(at).cast());
+                let codes = load_chunk(&blocks[at..]);
+                let evens = _mm512_permutexvar_epi16(codes, table);
+                let odds = _mm512_permutexvar_epi16(_mm512_srli_epi16::<4>(codes), table);
+                let xs = &x.q[chunk * I16_CHUNK..][..I16_CHUNK];
+                let sum = _mm512_dpwssd_epi32(_mm512_setzero_si512(), evens, load_i16(xs));
+                let sum = _mm512_dpwssd_epi32(sum, odds, load_i16(&xs[BLOCK..]));
+                let index = _mm512_add_epi32(first, _mm512_set1_epi32(2 * i as i32));
+                let scale = _mm512_permutexvar_ps(index, scales);
+                let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), load(&x_scales[chunk * LANES..]));
+                acc[i % 2] = _mm512_fmadd_ps(scaled, scale, acc[i % 2]);
+            }
+        }
+        *out = _mm512_reduce_add_ps(_mm512_add_ps(acc[0], acc[1]));
+    }
+    debug_assert!(n_blocks * BLOCK == w.cols);
+}
+
+/// The operand's scales as the GEMV's lanes want them: 8 times that of the chunk's first block, 8 times the second's.
+fn lane_scales(x: I16Row) -> Vec<f32> {
+    x.scales.iter().flat_map(|&s| [s; LANES / 2]).collect()
+}
+
+/// The codes of two blocks (or of the last one and zeros), one byte in each 16-bit lane.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+fn load_chunk(blocks: &[u8]) -> __m512i {
+    let bytes = if blocks.len() >= 2 * BLOCK_BYTES {
+        // SAFETY: 32 bytes were checked.
+        unsafe { _mm256_loadu_si256(blocks.as_ptr().cast()) }
+    } else {
+        let half: &[u8; BLOCK_BYTES] = blocks.first_chunk().expect("a row is whole blocks");
+        // SAFETY: 16 bytes.
+        _mm256_zextsi128_si256(unsafe { _mm_loadu_si128(half.as_ptr().cast()) })
+    };
+    _mm512_cvtepu8_epi16(bytes)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn gemv_bf16(x: &[f32], w: &[bf16], cols: usize, out: &mut [f32]) {
+    for (w, out) in w.chunks(GEMV_ROWS * cols).zip(out.chunks_mut(GEMV_ROWS)) {
+        if out.len() == GEMV_ROWS {
+            gemv_bf16_rows::<GEMV_ROWS>(x, w, cols, out);
+        } else {
+            for (w, out) in w.chunks_exact(cols).zip(out.chunks_exact_mut(1)) {
+                gemv_bf16_rows::<1>(x, w, cols, out);
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+fn gemv_bf16_rows<const R: usize>(x: &[f32], w: &[bf16], cols: usize, out: &mut [f32]) {
+    let mut even = [_mm512_setzero_ps(); R];
+    let mut odd = [_mm512_setzero_ps(); R];
+    for (c, x) in x.chunks_exact(F32_CHUNK).enumerate() {
+        let (x_even, x_odd) = (load(x), load(&x[LANES..]));
+        for r in 0..R {
+            let row = &w[r * cols..][..cols];
+            let ahead = row.as_ptr().wrapping_add(c * F32_CHUNK).cast::<i8>().wrapping_add(PREFETCH_BYTES / 2);
+            _mm_prefetch::<_MM_HINT_T0>(ahead);
+            let w = load_bf16(&row[c * F32_CHUNK..]);
+            even[r] = _mm512_fmadd_ps(even_floats(w), x_even, even[r]);
+            odd[r] = _mm512_fmadd_ps(odd_floats(w), x_odd, odd[r]);
+        }
+    }
+    for r in 0..R {
+        out[r] = _mm512_reduce_add_ps(_mm512_add_ps(even[r], odd[r]));
+    }
+}
+
+/// 32 BF16 elements, or fewer and zeros.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+fn load_bf16(w: &[bf16]) -> __m512i {
+    if w.len() >= F32_CHUNK {
+        // SAFETY: 32 elements were checked.
+        unsafe { _mm512_loadu_si512(w.as_ptr().cast()) }
+    } else {
+        // SAFETY: the mask covers the elements that are there; masked ones are not touched.
+        unsafe { _mm512_maskz_loadu_epi16((1u32 << w.len()) - 1, w.as_ptr().cast()) }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+fn even_floats(w: __m512i) -> __m512 {
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(w))
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+fn odd_floats(w: __m512i) -> __m512 {
+    _mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32(0xffff_0000u32 as i32)))
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn pack_mxfp4(w: MxRows, panel: &mut MxPanel) {
+    let n_blocks = w.blocks_per_row();
+    panel.codes.resize(n_blocks * BLOCK * PANEL_ROWS, 0);
+    panel.scales.resize(n_blocks * PANEL_ROWS, 0.0);
+    let rows = w.rows();
+    let table = code_table();
+    for group in 0..PANEL_ROWS / LANES {
+        // Rows beyond the matrix repeat its last one; whoever reads the panel leaves them out.
+        let row: [usize; LANES] = std::array::from_fn(|i| (group * LANES + i).min(rows - 1));
+        let codes = row.map(|r| w.row_blocks(r));
+        for b in 0..n_blocks {
+            let quads = transpose_quads(&codes, b * BLOCK_BYTES);
+            let out = &mut panel.codes[b * BLOCK * PANEL_ROWS..][..BLOCK * PANEL_ROWS];
+            for (d, v) in quads.into_iter().enumerate() {
+                unpack_quad(v, table, d, group, out);
+            }
+        }
+        let scales = row.map(|r| w.row_scales(r));
+        pack_scales(&scales, group, &mut panel.scales);
+    }
+}
+
+/// 16 rows x 16 bytes at `at`, as four vectors: lane r of vector d holds bytes 4d .. 4d + 4 of row r.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+fn transpose_quads(rows: &[&[u8]; LANES], at: usize) -> [__m512i; 4] {
+    let load = |r: usize| {
+        let bytes: &[u8; 16] = rows[r][at..].first_chunk().expect("a block is 16 bytes");
+        // SAFETY: 16 bytes.
+        unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+    };
+    // Vector i holds rows i, 4 + i, 8 + i, 12 + i; a 4 x 4 transposition of 32-bit lanes inside each 128 bits follows.
+    let join = |i: usize| {
+        let v = _mm512_castsi128_si512(load(i));
+        let v = _mm512_inserti32x4::<1>(v, load(4 + i));
+        let v = _mm512_inserti32x4::<2>(v, load(8 + i));
+        _mm512_inserti32x4::<3>(v, load(12 + i))
+    };
+    let v = [join(0), join(1), join(2), join(3)];
+    let low = [_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpacklo_epi32(v[2], v[3])];
+    let high = [_mm512_unpackhi_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[2], v[3])];
+    [
+        _mm512_unpacklo_epi64(low[0], low[1]),
+        _mm512_unpackhi_epi64(low[0], low[1]),
+        _mm512_unpacklo_epi64(high[0], high[1]),
+        _mm512_unpackhi_epi64(high[0], high[1]),
+    ]
+}
+
+/// Decodes bytes 4d .. 4d + 4 of 16 rows into the column pairs 2d and 2d + 1 of the evens and of the odds.
+///
+/// A lookup reads the low 5 bits of each 16-bit lane and the table ignores the fifth, so a shift that brings a nibble to
+/// the bottom of its lane is all the unpacking there is.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+fn unpack_quad(v: __m512i, table: __m512i, d: usize, group: usize, out: &mut [i16]) {
+    const HIGH: __mmask32 = 0xaaaa_aaaa;
+    let pairs = [
+        (2 * d, _mm512_mask_blend_epi16(HIGH, v, _mm512_slli_epi32::<8>(v))),
+        (2 * d + 1, _mm512_mask_blend_epi16(HIGH, _mm512_srli_epi32::<16>(v), _mm512_srli_epi32::<8>(v))),
+        (8 + 2 * d, _mm512_mask_blend_epi16(HIGH, _mm512_srli_epi32::<4>(v), _mm512_slli_epi32::<4>(v))),
+        (8 + 2 * d + 1, _mm512_mask_blend_epi16(HIGH, _mm512_srli_epi32::<20>(v), _mm512_srli_epi32::<12>(v))),
+    ];
+    for (pair, index) in pairs {
+        let out = &mut out[(pair * PANEL_ROWS + group * LANES) * 2..][..2 * LANES];
+        // SAFETY: `out` has 32 elements.
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_permutexvar_epi16(index, table)) }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn pack_scales(rows: &[&[u8]; LANES], group: usize, out: &mut [f32]) {
+    let n_blocks = rows[0].len();
+    let whole = n_blocks / 16 * 16;
+    for at in (0..whole).step_by(16) {
+        for (d, v) in transpose_quads(rows, at).into_iter().enumerate() {
+            let byte = _mm512_set1_epi32(0xff);
+            let bytes = [
+                _mm512_and_si512(v, byte),
+                _mm512_and_si512(_mm512_srli_epi32::<8>(v), byte),
+                _mm512_and_si512(_mm512_srli_epi32::<16>(v), byte),
+                _mm512_srli_epi32::<24>(v),
+            ];
+            for (i, bytes) in bytes.into_iter().enumerate() {
+                store(e8m0_of(bytes), &mut out[(at + 4 * d + i) * PANEL_ROWS + group * LANES..]);
+            }
+        }
+    }
+    for b in whole..n_blocks {
+        for (r, row) in rows.iter().enumerate() {
+            out[b * PANEL_ROWS + group * LANES + r] = e8m0(row[b]);
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn gemm_mxfp4(x: &[I16Row], panel: &MxPanel, out: &mut [f32]) {
+    for (x, out) in x.chunks(MXFP4_TOKENS).zip(out.chunks_mut(MXFP4_TOKENS * PANEL_ROWS)) {
+        match x.len() {
+            1 => gemm_mxfp4_tile::<1>(x, panel, out),
+            2 => gemm_mxfp4_tile::<2>(x, panel, out),
+            3 => gemm_mxfp4_tile::<3>(x, panel, out),
+            4 => gemm_mxfp4_tile::<4>(x, panel, out),
+            5 => gemm_mxfp4_tile::<5>(x, panel, out),
+            _ => gemm_mxfp4_tile::<MXFP4_TOKENS>(x, panel, out),
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn gemm_mxfp4_tile<const T: usize>(x: &[I16Row], panel: &MxPanel, out: &mut [f32]) {
+    let n_blocks = panel.scales.len() / PANEL_ROWS;
+    assert!(panel.codes.len() >= n_blocks * BLOCK * PANEL_ROWS && x.len() >= T);
+    for x in &x[..T] {
+        assert!(x.q.len() >= n_blocks.div_ceil(2) * I16_CHUNK && x.scales.len() >= n_blocks);
+    }
+    let xs: [*const i32; T] = std::array::from_fn(|t| x[t].q.as_ptr().cast());
+    let mut acc = [[_mm512_setzero_ps(); 2]; T];
+    for b in 0..n_blocks {
+        let codes = panel.codes[b * BLOCK * PANEL_ROWS..][..BLOCK * PANEL_ROWS].as_ptr();
+        let mut sums = [[_mm512_setzero_si512(); 2]; T];
+        for pair in 0..BLOCK / 2 {
+            // SAFETY: a block is 16 pairs of 2 vectors of 32 codes, and `codes` was sliced to it.
+            let w = unsafe {
+                [
+                    _mm512_loadu_si512(codes.add(pair * 2 * PANEL_ROWS).cast()),
+                    _mm512_loadu_si512(codes.add(pair * 2 * PANEL_ROWS + 2 * LANES).cast()),
+                ]
+            };
+            let at = b / 2 * (I16_CHUNK / 2) + pair / 8 * (BLOCK / 2) + b % 2 * (BLOCK / 4) + pair % 8;
+            for t in 0..T {
+                // SAFETY: pair `at` lies in chunk b / 2, which the length asserted above holds.
+                let x = _mm512_set1_epi32(unsafe { xs[t].add(at).read_unaligned() });
+                sums[t][0] = _mm512_dpwssd_epi32(sums[t][0], w[0], x);
+                sums[t][1] = _mm512_dpwssd_epi32(sums[t][1], w[1], x);
+            }
+        }
+        let scales = &panel.scales[b * PANEL_ROWS..][..PANEL_ROWS];
+        let scales = [load(scales), load(&scales[LANES..])];
+        for t in 0..T {
+            let x_scale = _mm512_set1_ps(x[t].scales[b]);
+            for g in 0..2 {
+                let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[t][g]), x_scale);
+                acc[t][g] = _mm512_fmadd_ps(scaled, scales[g], acc[t][g]);
+            }
+        }
+    }
+    for t in 0..T {
+        store(acc[t][0], &mut out[t * PANEL_ROWS..]);
+        store(acc[t][1], &mut out[t * PANEL_ROWS + LANES..]);
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn pack_bf16(w: &[bf16], cols: usize, panel: &mut F32Panel) {
+    panel.data.resize(cols.next_multiple_of(F32_CHUNK) * PANEL_ROWS, 0.0);
+    let rows = w.len() / cols;
+    for group in 0..PANEL_ROWS / LANES {
+        // Rows beyond the matrix repeat its last one; whoever reads the panel leaves them out.
+        let row: [&[bf16]; LANES] = std::array::from_fn(|i| &w[(group * LANES + i).min(rows - 1) * cols..][..cols]);
+        for (c, out) in panel.data.chunks_exact_mut(F32_CHUNK * PANEL_ROWS).enumerate() {
+            let w: [__m512i; LANES] = std::array::from_fn(|r| load_bf16(&row[r][c * F32_CHUNK..]));
+            let even = transpose(std::array::from_fn(|r| even_floats(w[r])));
+            let odd = transpose(std::array::from_fn(|r| odd_floats(w[r])));
+            for k in 0..LANES {
+                store(even[k], &mut out[k * PANEL_ROWS + group * LANES..]);
+                store(odd[k], &mut out[(LANES + k) * PANEL_ROWS + group * LANES..]);
+            }
+        }
+    }
+}
+
+/// Transposes a 16 x 16 matrix.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+fn transpose(v: [__m512; LANES]) -> [__m512; LANES] {
+    // Within 128-bit lanes first: after this, q[4 i + j] lane L holds elements 4L + j of rows 4i .. 4i + 4.
+    let q: [__m512; LANES] = std::array::from_fn(|n| {
+        let (i, j) = (n / 4 * 4, n % 4);
+        let pair = |a: usize, b: usize| {
+            if j < 2 { _mm512_unpacklo_ps(v[i + a], v[i + b]) } else { _mm512_unpackhi_ps(v[i + a], v[i + b]) }
+        };
+        let (a, b) = (_mm512_castps_pd(pair(0, 1)), _mm512_castps_pd(pair(2, 3)));
+        _mm512_castpd_ps(if j % 2 == 0 { _mm512_unpacklo_pd(a, b) } else { _mm512_unpackhi_pd(a, b) })
+    });
+    // Then the 4 x 4 matrix of 128-bit lanes of q[j], q[4 + j], q[8 + j], q[12 + j].
+    std::array::from_fn(|k| {
+        let (lane, j) = (k / 4, k % 4);
+        let (a, b, c, d) = (q[j], q[4 + j], q[8 + j], q[12 + j]);
+        let (ab, cd) = if lane < 2 {
+            (_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0x44>(c, d))
+        } else {
+            (_mm512_shuffle_f32x4::<0xee>(a, b), _mm512_shuffle_f32x4::<0xee>(c, d))
+        };
+        if lane % 2 == 0 { _mm512_shuffle_f32x4::<0x88>(ab, cd) } else { _mm512_shuffle_f32x4::<0xdd>(ab, cd) }
+    })
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn gemm_bf16(x: &[&[f32]], panel: &F32Panel, out: &mut [f32]) {
+    for (x, out) in x.chunks(BF16_TOKENS).zip(out.chunks_mut(BF16_TOKENS * PANEL_ROWS)) {
+        match x.len() {
+            1 => gemm_bf16_tile::<1>(x, panel, out),
+            2 => gemm_bf16_tile::<2>(x, panel, out),
+            3 => gemm_bf16_tile::<3>(x, panel, out),
+            4 => gemm_bf16_tile::<4>(x, panel, out),
+            5 => gemm_bf16_tile::<5>(x, panel, out),
+            6 => gemm_bf16_tile::<6>(x, panel, out),
+            7 => gemm_bf16_tile::<7>(x, panel, out),
+            8 => gemm_bf16_tile::<8>(x, panel, out),
+            9 => gemm_bf16_tile::<9>(x, panel, out),
+            10 => gemm_bf16_tile::<10>(x, panel, out),
+            11 => gemm_bf16_tile::<11>(x, panel, out),
+            _ => gemm_bf16_tile::<BF16_TOKENS>(x, panel, out),
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn gemm_bf16_tile<const T: usize>(x: &[&[f32]], panel: &F32Panel, out: &mut [f32]) {
+    let n = panel.data.len() / PANEL_ROWS;
+    assert!(x.len() >= T && x[..T].iter().all(|x| x.len() >= n));
+    let xs: [*const f32; T] = std::array::from_fn(|t| x[t].as_ptr());
+    let w = panel.data.as_ptr();
+    let mut acc = [[_mm512_setzero_ps(); 2]; T];
+    for k in 0..n {
+        // SAFETY: the panel has n columns of 32 rows.
+        let w = unsafe { [_mm512_loadu_ps(w.add(k * PANEL_ROWS)), _mm512_loadu_ps(w.add(k * PANEL_ROWS + LANES))] };
+        for t in 0..T {
+            // SAFETY: each of the T rows has at least n elements, as asserted.
+            let x = _mm512_set1_ps(unsafe { *xs[t].add(k) });
+            acc[t][0] = _mm512_fmadd_ps(w[0], x, acc[t][0]);
+            acc[t][1] = _mm512_fmadd_ps(w[1], x, acc[t][1]);
+        }
+    }
+    for t in 0..T {
+        store(acc[t][0], &mut out[t * PANEL_ROWS..]);
+        store(acc[t][1], &mut out[t * PANEL_ROWS + LANES..]);
+    }
+}
+
+/// 16 BF16 elements widened.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+fn widen(x: &[bf16]) -> __m512 {
+    assert!(x.len() >= LANES);
+    // SAFETY: 16 elements of 2 bytes were asserted.
+    let x = unsafe { _mm256_loadu_si256(x.as_ptr().cast()) };
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(x)))
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn scores(q: &[f32], block: KvBlock, head_dim: usize, out: &mut [f32], stride: usize) {
+    let tile = SCORE_HEADS * head_dim;
+    for (q, out) in q.chunks(tile).zip(out.chunks_mut(SCORE_HEADS * stride)) {
+        if q.len() == tile {
+            let mut acc = [_mm512_setzero_ps(); SCORE_HEADS];
+            for (d, k) in block.k.chunks_exact(BLOCK_SIZE).enumerate() {
+                let k = widen(k);
+                for h in 0..SCORE_HEADS {
+                    acc[h] = _mm512_fmadd_ps(_mm512_set1_ps(q[h * head_dim + d]), k, acc[h]);
+                }
+            }
+            for h in 0..SCORE_HEADS {
+                store(acc[h], &mut out[h * stride..]);
+            }
+        } else {
+            portable::scores::<Fused>(q, block, head_dim, out, stride);
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn weigh_values(p: &[f32], stride: usize, block: KvBlock, head_dim: usize, out: &mut [f32]) {
+    let heads = out.len() / head_dim;
+    if head_dim != VALUE_DIMS || !heads.is_multiple_of(VALUE_HEADS) {
+        return portable::weigh_values::<Fused>(p, stride, block, head_dim, out);
+    }
+    const VECTORS: usize = VALUE_DIMS / LANES;
+    for (p, out) in p.chunks(VALUE_HEADS * stride).zip(out.chunks_exact_mut(VALUE_HEADS * VALUE_DIMS)) {
+        let mut acc: [[__m512; VECTORS]; VALUE_HEADS] =
+            std::array::from_fn(|h| std::array::from_fn(|i| load(&out[h * VALUE_DIMS + i * LANES..])));
+        for (j, v) in block.v.chunks_exact(VALUE_DIMS).enumerate() {
+            let v: [__m512; VECTORS] = std::array::from_fn(|i| widen(&v[i * LANES..]));
+            for h in 0..VALUE_HEADS {
+                let p = _mm512_set1_ps(p[h * stride + j]);
+                for i in 0..VECTORS {
+                    acc[h][i] = _mm512_fmadd_ps(p, v[i], acc[h][i]);
+                }
+            }
+        }
+        for h in 0..VALUE_HEADS {
+            for i in 0..VECTORS {
+                store(acc[h][i], &mut out[h * VALUE_DIMS + i * LANES..]);
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
+fn exp_sum(x: &mut [f32], max: f32) -> f32 {
+    portable::exp_sum::<Fused>(x, max)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
+fn rms_norm(x: &[f32], weight: &[bf16], eps: f32, out: &mut [f32]) {
+    portable::rms_norm(x, weight, eps, out);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
+fn swiglu(gate_up: &[f32], alpha: f32, limit: f32, out: &mut [f32]) {
+    portable::swiglu::<Fused>(gate_up, alpha, limit, out);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
+fn split_row(x: &[f32], out: &mut [f32]) {
+    crate::operand::split_row(x, out);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
+fn quantize_row(x: &[f32], q: &mut [i16], scales: &mut [f32]) {
+    crate::operand::quantize_row(x, q, scales);
+}
