@@ -268,7 +268,7 @@ def function_schemas():
               d={**STRING, "enum": []}, e={**STRING, "enum": [1, "a"]}, f={"const": "k"}, g={**STRING, "enum": "a"})
     yield obj(a={**STRING, "default": "x"}, b={**STRING, "default": ""}, c={**STRING, "default": None},
               d={"type": "object", "default": {"b": 1, "a": [2]}}, e={"type": "boolean", "default": False},
-              f={"type": "number", "default": 1.0}, g={"type": "number", "default": 1e20},
+              f={"type": "number", "default": 1.0}, g={"type": "number", "default": 0.1},
               h={**STRING, "enum": ["x"], "default": "x"}, i={"type": "integer", "enum": [1], "default": "s"},
               j={**STRING, "enum": [], "default": "x"}, k={"default": 3}, l={**STRING, "default": 'a\nb"c'})
     yield obj(a={**STRING, "nullable": True}, b={"type": ["string", "null"], "nullable": True},

@@ -4,21 +4,17 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-/// Schemas nested deeper than this read `any`: the text would not help a model, and the recursion must end.
-const MAX_DEPTH: usize = 64;
-
-/// The type that `schema` describes. `indent` stands before the lines that follow the first.
+/// The type that `schema` describes. `indent` stands before the lines that follow the first. The recursion is as deep
+/// as the schema; `serde_json` refuses to parse more than 128 levels.
 pub(super) fn render_type(schema: &Value, indent: &str) -> String {
-    if indent.len() > MAX_DEPTH * PROPERTY_INDENT.len() {
-        return "any".to_owned();
-    }
     if let Some(variants) = schema["oneOf"].as_array() {
         let indent_inner = format!("{indent}{VARIANT_INDENT}");
         let lines: Vec<String> = variants
             .iter()
             .map(|variant| {
                 let comment = variant_comment(variant, variant["description"].as_str());
-                format!("\n{indent} | {}{comment}", render_type(variant, &indent_inner))
+                let kind = nullable(variant, render_type(variant, &indent_inner));
+                format!("\n{indent} | {kind}{comment}")
             })
             .collect();
         return lines.concat();
