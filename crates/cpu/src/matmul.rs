@@ -21,6 +21,10 @@ const BF16_GEMV_TOKENS: usize = 4;
 const GEMV_TILE: usize = 64;
 /// Weight rows of one task when many tokens do.
 const GEMM_TILE: usize = 4 * PANEL_ROWS;
+/// Blocks of a panel, even: 10 decode to 20 KB, which the first-level cache holds.
+const MXFP4_PANEL_BLOCKS: usize = 10;
+/// Columns of a panel, a multiple of 32: 192 widen to 24 KB.
+const BF16_PANEL_COLS: usize = 192;
 /// Tokens that one pass over the panels serves: their activations stay in the second-level cache.
 const TOKEN_BLOCK: usize = 144;
 
@@ -84,10 +88,13 @@ pub fn linear(pool: &mut Pool, kernels: &Kernels, x: &F32Operand, parts: &[Linea
 fn gemm_bf16(kernels: &Kernels, x: &F32Operand, w: &[bf16], cols: usize, bias: &[bf16], write: Write, out: &mut Tile) {
     let xs: Vec<&[f32]> = out.rows.clone().map(|t| x.row(t)).collect();
     SCRATCH.with_borrow_mut(|scratch| {
-        scratch.out.resize(xs.len() * PANEL_ROWS, 0.0);
         for (panel, w) in w.chunks(PANEL_ROWS * cols).enumerate() {
-            (kernels.pack_bf16)(w, cols, &mut scratch.dense);
-            (kernels.gemm_bf16)(&xs, &scratch.dense, &mut scratch.out);
+            scratch.out.clear();
+            scratch.out.resize(xs.len() * PANEL_ROWS, 0.0);
+            for part in pieces(cols, BF16_PANEL_COLS) {
+                (kernels.pack_bf16)(w, cols, part, &mut scratch.dense);
+                (kernels.gemm_bf16)(&xs, &scratch.dense, &mut scratch.out);
+            }
             unload(&scratch.out, panel * PANEL_ROWS, w.len() / cols, bias, write, out);
         }
     });
@@ -132,12 +139,16 @@ pub fn expert_linear(
 
 fn gemm_mxfp4(kernels: &Kernels, xs: &[I16Row], experts: &Experts, e: usize, bias: &[bf16], out: &mut Tile) {
     SCRATCH.with_borrow_mut(|scratch| {
-        scratch.out.resize(xs.len() * PANEL_ROWS, 0.0);
         for at in (0..out.cols.len()).step_by(PANEL_ROWS) {
             let rows = PANEL_ROWS.min(out.cols.len() - at);
             let start = out.cols.start + at;
-            (kernels.pack_mxfp4)(rows_of(experts, e, start..start + rows), &mut scratch.mx);
-            (kernels.gemm_mxfp4)(xs, &scratch.mx, &mut scratch.out);
+            let w = rows_of(experts, e, start..start + rows);
+            scratch.out.clear();
+            scratch.out.resize(xs.len() * PANEL_ROWS, 0.0);
+            for blocks in pieces(w.blocks_per_row(), MXFP4_PANEL_BLOCKS) {
+                (kernels.pack_mxfp4)(w, blocks, &mut scratch.mx);
+                (kernels.gemm_mxfp4)(xs, &scratch.mx, &mut scratch.out);
+            }
             unload(&scratch.out, at, rows, bias, Write::Set, out);
         }
     });

@@ -1,6 +1,7 @@
 //! AVX-512 (F, BW, VL, DQ, VNNI) kernels.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use half::bf16;
 use tessera_model::BLOCK_SIZE;
@@ -41,9 +42,9 @@ pub static KERNELS: Kernels = Kernels {
     isa: Isa::Avx512,
     gemv_mxfp4: enter!(|x, w, out| gemv_mxfp4(x, w, out)),
     gemv_bf16: enter!(|x, w, cols, out| gemv_bf16(x, w, cols, out)),
-    pack_mxfp4: enter!(|w, panel| pack_mxfp4(w, panel)),
+    pack_mxfp4: enter!(|w, blocks, panel| pack_mxfp4(w, blocks, panel)),
     gemm_mxfp4: enter!(|x, panel, out| gemm_mxfp4(x, panel, out)),
-    pack_bf16: enter!(|w, cols, panel| pack_bf16(w, cols, panel)),
+    pack_bf16: enter!(|w, cols, part, panel| pack_bf16(w, cols, part, panel)),
     gemm_bf16: enter!(|x, panel, out| gemm_bf16(x, panel, out)),
     scores: enter!(|q, block, head_dim, out, stride| scores(q, block, head_dim, out, stride)),
     weigh_values: enter!(|p, stride, block, head_dim, out| weigh_values(p, stride, block, head_dim, out)),
@@ -85,22 +86,6 @@ fn store(x: __m512, out: &mut [f32]) {
     unsafe { _mm512_storeu_ps(out.as_mut_ptr(), x) }
 }
 
-/// Up to 16 scale bytes as float32 powers of two; byte 0 is the subnormal 2^-127.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-#[inline]
-fn scales_of(bytes: &[u8]) -> __m512 {
-    let bytes = if let Some(bytes) = bytes.first_chunk::<16>() {
-        // SAFETY: 16 bytes.
-        unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
-    } else {
-        let mut padded = [0u8; 16];
-        padded[..bytes.len()].copy_from_slice(bytes);
-        // SAFETY: 16 bytes.
-        unsafe { _mm_loadu_si128(padded.as_ptr().cast()) }
-    };
-    e8m0_of(_mm512_cvtepu8_epi32(bytes))
-}
-
 /// `2^(s - 127)` of 16 scale bytes in 32-bit lanes.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
@@ -109,64 +94,113 @@ fn e8m0_of(bytes: __m512i) -> __m512 {
     _mm512_castsi512_ps(_mm512_max_epu32(bits, _mm512_set1_epi32(0x0040_0000)))
 }
 
+/// Chunks of two blocks for which one vector holds all scales.
+const GROUP: usize = 8;
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 fn gemv_mxfp4(x: I16Row, w: MxRows, out: &mut [f32]) {
-    /// Chunks of two blocks for which one vector holds all scales.
-    const GROUP: usize = 8;
-    let table = code_table();
-    // Lane l of chunk c takes the scale of block 2c (l < 8) or 2c + 1.
-    let first = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
     let n_blocks = w.blocks_per_row();
-    let row_bytes = w.cols / 2;
+    assert!(x.q.len() >= n_blocks.div_ceil(2) * I16_CHUNK && x.scales.len() >= n_blocks && w.rows() >= out.len());
     let x_scales = lane_scales(x);
+    let whole = n_blocks / (2 * GROUP);
     for (r, out) in out.iter_mut().enumerate() {
         let (blocks, scales) = (w.row_blocks(r), w.row_scales(r));
-        let ahead = blocks.as_ptr().wrapping_add(PREFETCH_BYTES);
         let mut acc = [_mm512_setzero_ps(); 2];
-        for (g, scales) in scales.chunks(2 * GROUP).enumerate() {
-            let scales = scales_of(scales);
-            for i in 0..GROUP {
-                let chunk = g * GROUP + i;
-                let at = chunk * 2 * BLOCK_BYTES;
-                if at >= row_bytes {
-                    break;
-                }
-                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(at).cast());
-                let codes = load_chunk(&blocks[at..]);
-                let evens = _mm512_permutexvar_epi16(codes, table);
-                let odds = _mm512_permutexvar_epi16(_mm512_srli_epi16::<4>(codes), table);
-                let xs = &x.q[chunk * I16_CHUNK..][..I16_CHUNK];
-                let sum = _mm512_dpwssd_epi32(_mm512_setzero_si512(), evens, load_i16(xs));
-                let sum = _mm512_dpwssd_epi32(sum, odds, load_i16(&xs[BLOCK..]));
-                let index = _mm512_add_epi32(first, _mm512_set1_epi32(2 * i as i32));
-                let scale = _mm512_permutexvar_ps(index, scales);
-                let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), load(&x_scales[chunk * LANES..]));
-                acc[i % 2] = _mm512_fmadd_ps(scaled, scale, acc[i % 2]);
+        for g in 0..whole {
+            // SAFETY: group g is whole: 256 bytes of codes, 16 of scales, 512 activations and 128 of their scales.
+            unsafe {
+                let codes = blocks.as_ptr().add(g * GROUP * 2 * BLOCK_BYTES);
+                let scales = _mm_loadu_si128(scales.as_ptr().add(g * 2 * GROUP).cast());
+                let x = x.q.as_ptr().add(g * GROUP * I16_CHUNK);
+                acc = dot_group::<GROUP>(codes, scales, x, x_scales.as_ptr().add(g * GROUP * LANES), acc);
+            }
+        }
+        let done = whole * GROUP * 2;
+        if done < n_blocks {
+            // The rest, padded with zeros to a whole group: the activations beyond it are never multiplied.
+            let mut codes = [0u8; GROUP * 2 * BLOCK_BYTES];
+            codes[..(n_blocks - done) * BLOCK_BYTES].copy_from_slice(&blocks[done * BLOCK_BYTES..]);
+            let mut scale_bytes = [0u8; 16];
+            scale_bytes[..n_blocks - done].copy_from_slice(&scales[done..]);
+            let chunks = (n_blocks - done).div_ceil(2);
+            // SAFETY: the copies hold a whole group, and the activations hold the chunks that are not padding.
+            unsafe {
+                let scales = _mm_loadu_si128(scale_bytes.as_ptr().cast());
+                let x = x.q.as_ptr().add(whole * GROUP * I16_CHUNK);
+                let x_scales = x_scales.as_ptr().add(whole * GROUP * LANES);
+                acc = dot_chunks(chunks, codes.as_ptr(), scales, x, x_scales, acc);
             }
         }
         *out = _mm512_reduce_add_ps(_mm512_add_ps(acc[0], acc[1]));
     }
-    debug_assert!(n_blocks * BLOCK == w.cols);
+}
+
+/// `N` chunks, unrolled: see [`dot_chunks`].
+///
+/// # Safety
+/// As for [`dot_chunks`] with `n = N`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+unsafe fn dot_group<const N: usize>(
+    codes: *const u8,
+    scales: __m128i,
+    x: *const i16,
+    x_scales: *const f32,
+    acc: [__m512; 2],
+) -> [__m512; 2] {
+    // SAFETY: passed on.
+    unsafe { dot_chunks(N, codes, scales, x, x_scales, acc) }
+}
+
+/// Adds `n <= 8` chunks of two blocks to `acc`: codes `[n, 32]`, scale bytes `[2 n]`, activations `[n, 64]` and their
+/// scales `[n, 16]`.
+///
+/// # Safety
+/// The pointers hold as many elements as said.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+unsafe fn dot_chunks(
+    n: usize,
+    codes: *const u8,
+    scales: __m128i,
+    x: *const i16,
+    x_scales: *const f32,
+    mut acc: [__m512; 2],
+) -> [__m512; 2] {
+    let table = code_table();
+    let scales = e8m0_of(_mm512_cvtepu8_epi32(scales));
+    // Lane l of chunk c takes the scale of block 2c (l < 8) or 2c + 1.
+    let first = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
+    for i in 0..n {
+        // SAFETY: chunk i is below n.
+        let (bytes, x_even, x_odd, x_scale) = unsafe {
+            let at = codes.add(i * 2 * BLOCK_BYTES);
+            if i % 2 == 0 {
+                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(PREFETCH_BYTES).cast());
+            }
+            (
+                _mm256_loadu_si256(at.cast()),
+                _mm512_loadu_si512(x.add(i * I16_CHUNK).cast()),
+                _mm512_loadu_si512(x.add(i * I16_CHUNK + BLOCK).cast()),
+                _mm512_loadu_ps(x_scales.add(i * LANES)),
+            )
+        };
+        let codes = _mm512_cvtepu8_epi16(bytes);
+        let evens = _mm512_permutexvar_epi16(codes, table);
+        let odds = _mm512_permutexvar_epi16(_mm512_srli_epi16::<4>(codes), table);
+        let sum = _mm512_dpwssd_epi32(_mm512_setzero_si512(), evens, x_even);
+        let sum = _mm512_dpwssd_epi32(sum, odds, x_odd);
+        let index = _mm512_add_epi32(first, _mm512_set1_epi32(2 * i as i32));
+        let scale = _mm512_permutexvar_ps(index, scales);
+        let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), x_scale);
+        acc[i % 2] = _mm512_fmadd_ps(scaled, scale, acc[i % 2]);
+    }
+    acc
 }
 
 /// The operand's scales as the GEMV's lanes want them: 8 times that of the chunk's first block, 8 times the second's.
 fn lane_scales(x: I16Row) -> Vec<f32> {
     x.scales.iter().flat_map(|&s| [s; LANES / 2]).collect()
-}
-
-/// The codes of two blocks (or of the last one and zeros), one byte in each 16-bit lane.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-#[inline]
-fn load_chunk(blocks: &[u8]) -> __m512i {
-    let bytes = if blocks.len() >= 2 * BLOCK_BYTES {
-        // SAFETY: 32 bytes were checked.
-        unsafe { _mm256_loadu_si256(blocks.as_ptr().cast()) }
-    } else {
-        let half: &[u8; BLOCK_BYTES] = blocks.first_chunk().expect("a row is whole blocks");
-        // SAFETY: 16 bytes.
-        _mm256_zextsi128_si256(unsafe { _mm_loadu_si128(half.as_ptr().cast()) })
-    };
-    _mm512_cvtepu8_epi16(bytes)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
@@ -229,45 +263,51 @@ fn odd_floats(w: __m512i) -> __m512 {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn pack_mxfp4(w: MxRows, panel: &mut MxPanel) {
-    let n_blocks = w.blocks_per_row();
-    panel.codes.resize(n_blocks * BLOCK * PANEL_ROWS, 0);
-    panel.scales.resize(n_blocks * PANEL_ROWS, 0.0);
-    let rows = w.rows();
+fn pack_mxfp4(w: MxRows, blocks: Range<usize>, panel: &mut MxPanel) {
+    panel.resize(blocks.clone());
+    assert!(blocks.end <= w.blocks_per_row());
+    let last = w.rows() - 1;
     let table = code_table();
     for group in 0..PANEL_ROWS / LANES {
-        // Rows beyond the matrix repeat its last one; whoever reads the panel leaves them out.
-        let row: [usize; LANES] = std::array::from_fn(|i| (group * LANES + i).min(rows - 1));
-        let codes = row.map(|r| w.row_blocks(r));
-        for b in 0..n_blocks {
-            let quads = transpose_quads(&codes, b * BLOCK_BYTES);
-            let out = &mut panel.codes[b * BLOCK * PANEL_ROWS..][..BLOCK * PANEL_ROWS];
-            for (d, v) in quads.into_iter().enumerate() {
-                unpack_quad(v, table, d, group, out);
+        // Rows beyond the matrix repeat its last one.
+        let row = |i: usize| (group * LANES + i).min(last);
+        let mut codes = [std::ptr::null(); LANES];
+        let mut scales = [&w.scales[..0]; LANES];
+        for i in 0..LANES {
+            codes[i] = w.row_blocks(row(i)).as_ptr();
+            scales[i] = w.row_scales(row(i));
+        }
+        for (i, b) in blocks.clone().enumerate() {
+            // SAFETY: each row has blocks.end blocks of 16 bytes.
+            let quads = unsafe { transpose_quads(&codes, b * BLOCK_BYTES) };
+            let out = &mut panel.codes[i * BLOCK * PANEL_ROWS..][..BLOCK * PANEL_ROWS];
+            for d in 0..4 {
+                unpack_quad(quads[d], table, d, group, out);
             }
         }
-        let scales = row.map(|r| w.row_scales(r));
-        pack_scales(&scales, group, &mut panel.scales);
+        pack_scales(&scales, blocks.clone(), group, &mut panel.scales);
     }
 }
 
 /// 16 rows x 16 bytes at `at`, as four vectors: lane r of vector d holds bytes 4d .. 4d + 4 of row r.
+///
+/// # Safety
+/// Each row has 16 bytes at `at`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
-fn transpose_quads(rows: &[&[u8]; LANES], at: usize) -> [__m512i; 4] {
-    let load = |r: usize| {
-        let bytes: &[u8; 16] = rows[r][at..].first_chunk().expect("a block is 16 bytes");
-        // SAFETY: 16 bytes.
-        unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
-    };
+unsafe fn transpose_quads(rows: &[*const u8; LANES], at: usize) -> [__m512i; 4] {
     // Vector i holds rows i, 4 + i, 8 + i, 12 + i; a 4 x 4 transposition of 32-bit lanes inside each 128 bits follows.
-    let join = |i: usize| {
-        let v = _mm512_castsi128_si512(load(i));
-        let v = _mm512_inserti32x4::<1>(v, load(4 + i));
-        let v = _mm512_inserti32x4::<2>(v, load(8 + i));
-        _mm512_inserti32x4::<3>(v, load(12 + i))
-    };
-    let v = [join(0), join(1), join(2), join(3)];
+    let mut v = [_mm512_setzero_si512(); 4];
+    for i in 0..4 {
+        // SAFETY: 16 bytes of each row, as the caller promises.
+        unsafe {
+            let load = |r: usize| _mm_loadu_si128(rows[r].add(at).cast());
+            v[i] = _mm512_castsi128_si512(load(i));
+            v[i] = _mm512_inserti32x4::<1>(v[i], load(4 + i));
+            v[i] = _mm512_inserti32x4::<2>(v[i], load(8 + i));
+            v[i] = _mm512_inserti32x4::<3>(v[i], load(12 + i));
+        }
+    }
     let low = [_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpacklo_epi32(v[2], v[3])];
     let high = [_mm512_unpackhi_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[2], v[3])];
     [
@@ -299,27 +339,11 @@ fn unpack_quad(v: __m512i, table: __m512i, d: usize, group: usize, out: &mut [i1
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn pack_scales(rows: &[&[u8]; LANES], group: usize, out: &mut [f32]) {
-    let n_blocks = rows[0].len();
-    let whole = n_blocks / 16 * 16;
-    for at in (0..whole).step_by(16) {
-        for (d, v) in transpose_quads(rows, at).into_iter().enumerate() {
-            let byte = _mm512_set1_epi32(0xff);
-            let bytes = [
-                _mm512_and_si512(v, byte),
-                _mm512_and_si512(_mm512_srli_epi32::<8>(v), byte),
-                _mm512_and_si512(_mm512_srli_epi32::<16>(v), byte),
-                _mm512_srli_epi32::<24>(v),
-            ];
-            for (i, bytes) in bytes.into_iter().enumerate() {
-                store(e8m0_of(bytes), &mut out[(at + 4 * d + i) * PANEL_ROWS + group * LANES..]);
-            }
-        }
-    }
-    for b in whole..n_blocks {
-        for (r, row) in rows.iter().enumerate() {
-            out[b * PANEL_ROWS + group * LANES + r] = e8m0(row[b]);
+/// Scales of 16 rows, `[blocks, PANEL_ROWS]`.
+fn pack_scales(rows: &[&[u8]; LANES], blocks: Range<usize>, group: usize, out: &mut [f32]) {
+    for (r, row) in rows.iter().enumerate() {
+        for (i, &scale) in row[blocks.clone()].iter().enumerate() {
+            out[i * PANEL_ROWS + group * LANES + r] = e8m0(scale);
         }
     }
 }
@@ -340,33 +364,34 @@ fn gemm_mxfp4(x: &[I16Row], panel: &MxPanel, out: &mut [f32]) {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 fn gemm_mxfp4_tile<const T: usize>(x: &[I16Row], panel: &MxPanel, out: &mut [f32]) {
-    let n_blocks = panel.scales.len() / PANEL_ROWS;
-    assert!(panel.codes.len() >= n_blocks * BLOCK * PANEL_ROWS && x.len() >= T);
-    for x in &x[..T] {
-        assert!(x.q.len() >= n_blocks.div_ceil(2) * I16_CHUNK && x.scales.len() >= n_blocks);
-    }
-    let xs: [*const i32; T] = std::array::from_fn(|t| x[t].q.as_ptr().cast());
+    let blocks = panel.blocks.clone();
+    assert!(panel.codes.len() >= blocks.len() * BLOCK * PANEL_ROWS && x.len() >= T);
+    let mut xs = [std::ptr::null::<i32>(); T];
     let mut acc = [[_mm512_setzero_ps(); 2]; T];
-    for b in 0..n_blocks {
-        let codes = panel.codes[b * BLOCK * PANEL_ROWS..][..BLOCK * PANEL_ROWS].as_ptr();
+    for t in 0..T {
+        assert!(x[t].q.len() >= blocks.end.div_ceil(2) * I16_CHUNK && x[t].scales.len() >= blocks.end);
+        xs[t] = x[t].q.as_ptr().cast();
+        acc[t] = [load(&out[t * PANEL_ROWS..]), load(&out[t * PANEL_ROWS + LANES..])];
+    }
+    for (i, b) in blocks.enumerate() {
+        let codes = panel.codes[i * BLOCK * PANEL_ROWS..][..BLOCK * PANEL_ROWS].as_ptr();
+        let at = b / 2 * (I16_CHUNK / 2) + b % 2 * (BLOCK / 4);
         let mut sums = [[_mm512_setzero_si512(); 2]; T];
         for pair in 0..BLOCK / 2 {
             // SAFETY: a block is 16 pairs of 2 vectors of 32 codes, and `codes` was sliced to it.
             let w = unsafe {
-                [
-                    _mm512_loadu_si512(codes.add(pair * 2 * PANEL_ROWS).cast()),
-                    _mm512_loadu_si512(codes.add(pair * 2 * PANEL_ROWS + 2 * LANES).cast()),
-                ]
+                let w = codes.add(pair * 2 * PANEL_ROWS);
+                [_mm512_loadu_si512(w.cast()), _mm512_loadu_si512(w.add(2 * LANES).cast())]
             };
-            let at = b / 2 * (I16_CHUNK / 2) + pair / 8 * (BLOCK / 2) + b % 2 * (BLOCK / 4) + pair % 8;
             for t in 0..T {
-                // SAFETY: pair `at` lies in chunk b / 2, which the length asserted above holds.
-                let x = _mm512_set1_epi32(unsafe { xs[t].add(at).read_unaligned() });
+                // SAFETY: the pair lies in chunk b / 2, which the length asserted above holds.
+                let x =
+                    _mm512_set1_epi32(unsafe { xs[t].add(at + pair / 8 * (BLOCK / 2) + pair % 8).read_unaligned() });
                 sums[t][0] = _mm512_dpwssd_epi32(sums[t][0], w[0], x);
                 sums[t][1] = _mm512_dpwssd_epi32(sums[t][1], w[1], x);
             }
         }
-        let scales = &panel.scales[b * PANEL_ROWS..][..PANEL_ROWS];
+        let scales = &panel.scales[i * PANEL_ROWS..][..PANEL_ROWS];
         let scales = [load(scales), load(&scales[LANES..])];
         for t in 0..T {
             let x_scale = _mm512_set1_ps(x[t].scales[b]);
@@ -383,16 +408,20 @@ fn gemm_mxfp4_tile<const T: usize>(x: &[I16Row], panel: &MxPanel, out: &mut [f32
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn pack_bf16(w: &[bf16], cols: usize, panel: &mut F32Panel) {
-    panel.data.resize(cols.next_multiple_of(F32_CHUNK) * PANEL_ROWS, 0.0);
-    let rows = w.len() / cols;
+fn pack_bf16(w: &[bf16], cols: usize, part: Range<usize>, panel: &mut F32Panel) {
+    panel.resize(part.clone());
+    let last = w.len() / cols - 1;
     for group in 0..PANEL_ROWS / LANES {
-        // Rows beyond the matrix repeat its last one; whoever reads the panel leaves them out.
-        let row: [&[bf16]; LANES] = std::array::from_fn(|i| &w[(group * LANES + i).min(rows - 1) * cols..][..cols]);
         for (c, out) in panel.data.chunks_exact_mut(F32_CHUNK * PANEL_ROWS).enumerate() {
-            let w: [__m512i; LANES] = std::array::from_fn(|r| load_bf16(&row[r][c * F32_CHUNK..]));
-            let even = transpose(std::array::from_fn(|r| even_floats(w[r])));
-            let odd = transpose(std::array::from_fn(|r| odd_floats(w[r])));
+            let mut even = [_mm512_setzero_ps(); LANES];
+            let mut odd = even;
+            for r in 0..LANES {
+                // Rows beyond the matrix repeat its last one.
+                let row = &w[(group * LANES + r).min(last) * cols..][..cols];
+                let w = load_bf16(&row[part.start + c * F32_CHUNK..part.end]);
+                (even[r], odd[r]) = (even_floats(w), odd_floats(w));
+            }
+            let (even, odd) = (transpose(&even), transpose(&odd));
             for k in 0..LANES {
                 store(even[k], &mut out[k * PANEL_ROWS + group * LANES..]);
                 store(odd[k], &mut out[(LANES + k) * PANEL_ROWS + group * LANES..]);
@@ -404,27 +433,29 @@ fn pack_bf16(w: &[bf16], cols: usize, panel: &mut F32Panel) {
 /// Transposes a 16 x 16 matrix.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
-fn transpose(v: [__m512; LANES]) -> [__m512; LANES] {
-    // Within 128-bit lanes first: after this, q[4 i + j] lane L holds elements 4L + j of rows 4i .. 4i + 4.
-    let q: [__m512; LANES] = std::array::from_fn(|n| {
-        let (i, j) = (n / 4 * 4, n % 4);
-        let pair = |a: usize, b: usize| {
-            if j < 2 { _mm512_unpacklo_ps(v[i + a], v[i + b]) } else { _mm512_unpackhi_ps(v[i + a], v[i + b]) }
-        };
-        let (a, b) = (_mm512_castps_pd(pair(0, 1)), _mm512_castps_pd(pair(2, 3)));
-        _mm512_castpd_ps(if j % 2 == 0 { _mm512_unpacklo_pd(a, b) } else { _mm512_unpackhi_pd(a, b) })
-    });
+fn transpose(v: &[__m512; LANES]) -> [__m512; LANES] {
+    // Within 128-bit lanes first: after this, lane L of q[4 i + j] holds element 4L + j of rows 4i .. 4i + 4.
+    let pd = |x: __m512| _mm512_castps_pd(x);
+    let mut q = [_mm512_setzero_ps(); LANES];
+    for i in (0..LANES).step_by(4) {
+        let low = [pd(_mm512_unpacklo_ps(v[i], v[i + 1])), pd(_mm512_unpacklo_ps(v[i + 2], v[i + 3]))];
+        let high = [pd(_mm512_unpackhi_ps(v[i], v[i + 1])), pd(_mm512_unpackhi_ps(v[i + 2], v[i + 3]))];
+        q[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(low[0], low[1]));
+        q[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low[0], low[1]));
+        q[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high[0], high[1]));
+        q[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high[0], high[1]));
+    }
     // Then the 4 x 4 matrix of 128-bit lanes of q[j], q[4 + j], q[8 + j], q[12 + j].
-    std::array::from_fn(|k| {
-        let (lane, j) = (k / 4, k % 4);
-        let (a, b, c, d) = (q[j], q[4 + j], q[8 + j], q[12 + j]);
-        let (ab, cd) = if lane < 2 {
-            (_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0x44>(c, d))
-        } else {
-            (_mm512_shuffle_f32x4::<0xee>(a, b), _mm512_shuffle_f32x4::<0xee>(c, d))
-        };
-        if lane % 2 == 0 { _mm512_shuffle_f32x4::<0x88>(ab, cd) } else { _mm512_shuffle_f32x4::<0xdd>(ab, cd) }
-    })
+    let mut out = [_mm512_setzero_ps(); LANES];
+    for j in 0..4 {
+        let low = [_mm512_shuffle_f32x4::<0x44>(q[j], q[4 + j]), _mm512_shuffle_f32x4::<0x44>(q[8 + j], q[12 + j])];
+        let high = [_mm512_shuffle_f32x4::<0xee>(q[j], q[4 + j]), _mm512_shuffle_f32x4::<0xee>(q[8 + j], q[12 + j])];
+        out[j] = _mm512_shuffle_f32x4::<0x88>(low[0], low[1]);
+        out[4 + j] = _mm512_shuffle_f32x4::<0xdd>(low[0], low[1]);
+        out[8 + j] = _mm512_shuffle_f32x4::<0x88>(high[0], high[1]);
+        out[12 + j] = _mm512_shuffle_f32x4::<0xdd>(high[0], high[1]);
+    }
+    out
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
@@ -450,15 +481,18 @@ fn gemm_bf16(x: &[&[f32]], panel: &F32Panel, out: &mut [f32]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 fn gemm_bf16_tile<const T: usize>(x: &[&[f32]], panel: &F32Panel, out: &mut [f32]) {
     let n = panel.data.len() / PANEL_ROWS;
-    assert!(x.len() >= T && x[..T].iter().all(|x| x.len() >= n));
-    let xs: [*const f32; T] = std::array::from_fn(|t| x[t].as_ptr());
     let w = panel.data.as_ptr();
+    let mut xs = [std::ptr::null::<f32>(); T];
     let mut acc = [[_mm512_setzero_ps(); 2]; T];
+    for t in 0..T {
+        xs[t] = x[t][panel.cols.start..][..n].as_ptr();
+        acc[t] = [load(&out[t * PANEL_ROWS..]), load(&out[t * PANEL_ROWS + LANES..])];
+    }
     for k in 0..n {
         // SAFETY: the panel has n columns of 32 rows.
         let w = unsafe { [_mm512_loadu_ps(w.add(k * PANEL_ROWS)), _mm512_loadu_ps(w.add(k * PANEL_ROWS + LANES))] };
         for t in 0..T {
-            // SAFETY: each of the T rows has at least n elements, as asserted.
+            // SAFETY: each of the T rows was sliced to n elements.
             let x = _mm512_set1_ps(unsafe { *xs[t].add(k) });
             acc[t][0] = _mm512_fmadd_ps(w[0], x, acc[t][0]);
             acc[t][1] = _mm512_fmadd_ps(w[1], x, acc[t][1]);

@@ -4,9 +4,13 @@
 //! `vpdpwssd` 64 (measured, see docs/performance.md), and with one scale per 32 weights an integer sum over a block is
 //! exact, so every instruction set computes the same block sums.
 
+use std::ops::Range;
+
 use half::bf16;
 
-use crate::operand::I16Row;
+use tessera_model::mxfp4::BLOCK;
+
+use crate::operand::{F32_CHUNK, I16Row};
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -35,17 +39,23 @@ pub struct MxRows<'a> {
     pub cols: usize,
 }
 
-/// Up to [`PANEL_ROWS`] rows of MXFP4 weights, decoded and transposed so that a vector holds one column pair of 16 rows.
+/// Some blocks of up to [`PANEL_ROWS`] rows of MXFP4 weights, decoded and transposed so that a vector holds one column
+/// pair of 16 rows. What stands in rows beyond the matrix is finite and means nothing.
 #[derive(Default)]
 pub struct MxPanel {
+    /// Which of a row's blocks these are; the first is even.
+    pub blocks: Range<usize>,
     codes: Vec<i16>, // [blocks, 16 column pairs, PANEL_ROWS, 2], value * 2; pairs: (0,2) (4,6) .. (1,3) (5,7) ..
     scales: Vec<f32>, // [blocks, PANEL_ROWS]
 }
 
-/// Up to [`PANEL_ROWS`] rows of BF16 weights, widened and transposed.
+/// Some columns of up to [`PANEL_ROWS`] rows of BF16 weights, widened and transposed. What stands in rows beyond the
+/// matrix is finite and means nothing.
 #[derive(Default)]
 pub struct F32Panel {
-    data: Vec<f32>, // [stride of F32Operand, PANEL_ROWS], columns in the operand's order
+    /// Which columns these are; the first is a multiple of 32.
+    pub cols: Range<usize>,
+    data: Vec<f32>, // [columns rounded up to 32, PANEL_ROWS], columns in the order of `F32Operand`
 }
 
 /// Keys and values of one KV head in one block of the cache.
@@ -62,12 +72,12 @@ pub struct Kernels {
     pub gemv_mxfp4: fn(x: I16Row, w: MxRows, out: &mut [f32]),
     /// `out[r] = w[r] . x` for consecutive BF16 rows `[out.len(), cols]`; `x` is a row of an `F32Operand`.
     pub gemv_bf16: fn(x: &[f32], w: &[bf16], cols: usize, out: &mut [f32]),
-    pub pack_mxfp4: fn(w: MxRows, panel: &mut MxPanel),
-    /// `out[t][r] = panel[r] . x[t]`, `out` `[tokens, PANEL_ROWS]`.
+    pub pack_mxfp4: fn(w: MxRows, blocks: Range<usize>, panel: &mut MxPanel),
+    /// `out[t][r] += panel[r] . x[t]` over the panel's blocks, `out` `[tokens, PANEL_ROWS]`.
     pub gemm_mxfp4: fn(x: &[I16Row], panel: &MxPanel, out: &mut [f32]),
-    /// Packs consecutive BF16 rows `[rows <= PANEL_ROWS, cols]`.
-    pub pack_bf16: fn(w: &[bf16], cols: usize, panel: &mut F32Panel),
-    /// `out[t][r] = panel[r] . x[t]`, `out` `[tokens, PANEL_ROWS]`.
+    /// Packs some columns of consecutive BF16 rows `[rows <= PANEL_ROWS, cols]`.
+    pub pack_bf16: fn(w: &[bf16], cols: usize, part: Range<usize>, panel: &mut F32Panel),
+    /// `out[t][r] += panel[r] . x[t]` over the panel's columns, `out` `[tokens, PANEL_ROWS]`.
     pub gemm_bf16: fn(x: &[&[f32]], panel: &F32Panel, out: &mut [f32]),
     /// Scores of queries `q` `[heads, head_dim]` against the keys of a block: head `h`'s go to
     /// `out[h * stride..][..BLOCK_SIZE]`.
@@ -132,13 +142,32 @@ impl Isa {
     }
 }
 
+impl MxPanel {
+    /// Makes room for `blocks`; whatever stood there may stay.
+    fn resize(&mut self, blocks: Range<usize>) {
+        assert!(blocks.start.is_multiple_of(2));
+        self.codes.resize(blocks.len() * BLOCK * PANEL_ROWS, 0);
+        self.scales.resize(blocks.len() * PANEL_ROWS, 0.0);
+        self.blocks = blocks;
+    }
+}
+
+impl F32Panel {
+    /// Makes room for `cols`; whatever stood there may stay.
+    fn resize(&mut self, cols: Range<usize>) {
+        assert!(cols.start.is_multiple_of(F32_CHUNK));
+        self.data.resize(cols.len().next_multiple_of(F32_CHUNK) * PANEL_ROWS, 0.0);
+        self.cols = cols;
+    }
+}
+
 impl<'a> MxRows<'a> {
     pub fn rows(&self) -> usize {
         self.scales.len() / self.blocks_per_row()
     }
 
     pub fn blocks_per_row(&self) -> usize {
-        self.cols / tessera_model::mxfp4::BLOCK
+        self.cols / BLOCK
     }
 
     pub fn row_blocks(&self, r: usize) -> &'a [u8] {

@@ -1,5 +1,7 @@
 //! Plain Rust kernels: the scalar instruction set, and the bodies that others compile with their own features.
 
+use std::ops::Range;
+
 use half::bf16;
 use tessera_model::BLOCK_SIZE;
 use tessera_model::mxfp4::{BLOCK, BLOCK_BYTES, E2M1, e8m0};
@@ -10,10 +12,10 @@ use crate::operand::{F32_CHUNK, I16_CHUNK, I16Row, quantize_row, split_row};
 pub static KERNELS: Kernels = Kernels {
     isa: Isa::Scalar,
     gemv_mxfp4,
-    gemv_bf16: |x, w, cols, out| gemv_bf16(x, w, cols, out),
-    pack_mxfp4: |w, panel| pack_mxfp4(w, panel),
+    gemv_bf16,
+    pack_mxfp4,
     gemm_mxfp4,
-    pack_bf16: |w, cols, panel| pack_bf16(w, cols, panel),
+    pack_bf16,
     gemm_bf16,
     scores: |q, block, head_dim, out, stride| scores::<Separate>(q, block, head_dim, out, stride),
     weigh_values: |p, stride, block, head_dim, out| weigh_values::<Separate>(p, stride, block, head_dim, out),
@@ -81,9 +83,7 @@ fn gemv_mxfp4(x: I16Row, w: MxRows, out: &mut [f32]) {
     }
 }
 
-/// Sums 16 independent lanes, so that it can be compiled to vectors.
-#[inline(always)]
-pub fn gemv_bf16(x: &[f32], w: &[bf16], cols: usize, out: &mut [f32]) {
+fn gemv_bf16(x: &[f32], w: &[bf16], cols: usize, out: &mut [f32]) {
     for (w, out) in w.chunks_exact(cols).zip(out) {
         let mut lanes = [0f32; F32_CHUNK / 2];
         for (x, w) in x.chunks_exact(F32_CHUNK).zip(w.chunks(F32_CHUNK)) {
@@ -95,30 +95,25 @@ pub fn gemv_bf16(x: &[f32], w: &[bf16], cols: usize, out: &mut [f32]) {
     }
 }
 
-#[inline(always)]
-pub fn pack_mxfp4(w: MxRows, panel: &mut MxPanel) {
-    let n_blocks = w.blocks_per_row();
-    panel.codes.clear();
-    panel.codes.resize(n_blocks * BLOCK * PANEL_ROWS, 0);
-    panel.scales.clear();
-    panel.scales.resize(n_blocks * PANEL_ROWS, 0.0);
+fn pack_mxfp4(w: MxRows, blocks: Range<usize>, panel: &mut MxPanel) {
+    panel.resize(blocks.clone());
     for r in 0..w.rows() {
-        for (b, codes) in w.row_blocks(r).chunks_exact(BLOCK_BYTES).enumerate() {
-            let out = &mut panel.codes[b * BLOCK * PANEL_ROWS..][..BLOCK * PANEL_ROWS];
-            for (i, &byte) in codes.iter().enumerate() {
+        for (i, b) in blocks.clone().enumerate() {
+            let out = &mut panel.codes[i * BLOCK * PANEL_ROWS..][..BLOCK * PANEL_ROWS];
+            for (i, &byte) in w.row_blocks(r)[b * BLOCK_BYTES..][..BLOCK_BYTES].iter().enumerate() {
                 let at = |odd: usize| ((i / 2 + odd * 8) * PANEL_ROWS + r) * 2 + i % 2;
                 out[at(0)] = DOUBLED[usize::from(byte & 15)];
                 out[at(1)] = DOUBLED[usize::from(byte >> 4)];
             }
-            panel.scales[b * PANEL_ROWS + r] = e8m0(w.row_scales(r)[b]);
+            panel.scales[i * PANEL_ROWS + r] = e8m0(w.row_scales(r)[b]);
         }
     }
 }
 
 fn gemm_mxfp4(x: &[I16Row], panel: &MxPanel, out: &mut [f32]) {
     for (x, out) in x.iter().zip(out.chunks_exact_mut(PANEL_ROWS)) {
-        out.fill(0.0);
-        for (b, codes) in panel.codes.chunks_exact(BLOCK * PANEL_ROWS).enumerate() {
+        for (i, codes) in panel.codes.chunks_exact(BLOCK * PANEL_ROWS).enumerate() {
+            let b = panel.blocks.start + i;
             let mut sums = [0i32; PANEL_ROWS];
             for (pair, codes) in codes.chunks_exact(2 * PANEL_ROWS).enumerate() {
                 // Pair `p` of the evens is columns 4p and 4p + 2, of the odds 4p + 1 and 4p + 3.
@@ -129,18 +124,17 @@ fn gemm_mxfp4(x: &[I16Row], panel: &MxPanel, out: &mut [f32]) {
                 }
             }
             for (r, out) in out.iter_mut().enumerate() {
-                *out += sums[r] as f32 * x.scales[b] * panel.scales[b * PANEL_ROWS + r];
+                *out += sums[r] as f32 * x.scales[b] * panel.scales[i * PANEL_ROWS + r];
             }
         }
     }
 }
 
-#[inline(always)]
-pub fn pack_bf16(w: &[bf16], cols: usize, panel: &mut F32Panel) {
-    panel.data.clear();
-    panel.data.resize(cols.next_multiple_of(F32_CHUNK) * PANEL_ROWS, 0.0);
+fn pack_bf16(w: &[bf16], cols: usize, part: Range<usize>, panel: &mut F32Panel) {
+    panel.resize(part.clone());
+    panel.data.fill(0.0);
     for (r, w) in w.chunks_exact(cols).enumerate() {
-        for (c, w) in w.iter().enumerate() {
+        for (c, w) in w[part.clone()].iter().enumerate() {
             let (chunk, i) = (c / F32_CHUNK, c % F32_CHUNK);
             panel.data[(chunk * F32_CHUNK + i % 2 * (F32_CHUNK / 2) + i / 2) * PANEL_ROWS + r] = w.to_f32();
         }
@@ -149,8 +143,7 @@ pub fn pack_bf16(w: &[bf16], cols: usize, panel: &mut F32Panel) {
 
 fn gemm_bf16(x: &[&[f32]], panel: &F32Panel, out: &mut [f32]) {
     for (x, out) in x.iter().zip(out.chunks_exact_mut(PANEL_ROWS)) {
-        out.fill(0.0);
-        for (x, w) in x.iter().zip(panel.data.chunks_exact(PANEL_ROWS)) {
+        for (x, w) in x[panel.cols.start..].iter().zip(panel.data.chunks_exact(PANEL_ROWS)) {
             for (out, w) in out.iter_mut().zip(w) {
                 *out += x * w;
             }

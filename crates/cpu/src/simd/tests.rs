@@ -125,14 +125,16 @@ fn mxfp4_products_equal_float64() {
                 let operand = quantized(kernels, &x);
                 let xs: Vec<I16Row> = (0..tokens).map(|t| operand.row(t)).collect();
                 let mut panel = MxPanel::default();
-                let mut blocked = vec![f32::NAN; tokens * PANEL_ROWS];
+                let mut blocked = vec![0f32; tokens * PANEL_ROWS];
                 let first = MxRows {
                     blocks: &w.blocks[..rows.min(PANEL_ROWS) * cols / 2],
                     scales: &w.scales[..rows.min(PANEL_ROWS) * cols / BLOCK],
                     cols,
                 };
-                (kernels.pack_mxfp4)(first, &mut panel);
-                (kernels.gemm_mxfp4)(&xs, &panel, &mut blocked);
+                for blocks in crate::pool::pieces(cols / BLOCK, 4) {
+                    (kernels.pack_mxfp4)(first, blocks, &mut panel);
+                    (kernels.gemm_mxfp4)(&xs, &panel, &mut blocked);
+                }
                 for t in 0..tokens {
                     let mut out = vec![f32::NAN; rows];
                     (kernels.gemv_mxfp4)(xs[t], w.view(), &mut out);
@@ -174,7 +176,7 @@ fn every_scale_byte_multiplies_exactly() {
             );
             let mut panel = MxPanel::default();
             let mut blocked = [0f32; PANEL_ROWS];
-            (kernels.pack_mxfp4)(w.view(), &mut panel);
+            (kernels.pack_mxfp4)(w.view(), 0..1, &mut panel);
             (kernels.gemm_mxfp4)(&[operand.row(0)], &panel, &mut blocked);
             assert_eq!(blocked[0], out[0], "{} scale {scale}", kernels.isa.name());
         }
@@ -193,9 +195,11 @@ fn bf16_products_equal_float64() {
                 let operand = split(kernels, &x);
                 let xs: Vec<&[f32]> = (0..tokens).map(|t| operand.row(t)).collect();
                 let mut panel = F32Panel::default();
-                let mut blocked = vec![f32::NAN; tokens * PANEL_ROWS];
-                (kernels.pack_bf16)(&w[..rows.min(PANEL_ROWS) * cols], cols, &mut panel);
-                (kernels.gemm_bf16)(&xs, &panel, &mut blocked);
+                let mut blocked = vec![0f32; tokens * PANEL_ROWS];
+                for part in crate::pool::pieces(cols, 64) {
+                    (kernels.pack_bf16)(&w[..rows.min(PANEL_ROWS) * cols], cols, part, &mut panel);
+                    (kernels.gemm_bf16)(&xs, &panel, &mut blocked);
+                }
                 for t in 0..tokens {
                     let mut out = vec![f32::NAN; rows];
                     (kernels.gemv_bf16)(xs[t], &w, cols, &mut out);
