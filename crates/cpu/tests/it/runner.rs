@@ -1,15 +1,38 @@
 //! Drives an executor over whole sequences.
 
 use tessera_model::batch::sliding_blocks;
-use tessera_model::{BLOCK_SIZE, Batch, BlockTables, Config, Executor, Limits, Row, Sampling, Token, Weights};
+use tessera_model::{
+    BLOCK_SIZE, Batch, BlockTables, Config, Executor, Limits, Row, Sampling, StepError, Token, Weights,
+};
 
-use tessera_cpu::OracleExecutor;
+use tessera_cpu::{CpuExecutor, CpuOptions, Isa, OracleExecutor};
 
 /// Builds a backend; the tests run the same cases over each.
 pub type Backend = for<'a> fn(&Config, Weights<'a>, Limits) -> Box<dyn Executor + 'a>;
 
 pub fn oracle<'a>(config: &Config, weights: Weights<'a>, limits: Limits) -> Box<dyn Executor + 'a> {
     Box::new(OracleExecutor::new(config, weights, limits, 2))
+}
+
+/// The fast path on every instruction set that this machine has.
+pub const FAST: [(Isa, Backend); 3] =
+    [(Isa::Scalar, fast::<SCALAR>), (Isa::Avx2, fast::<AVX2>), (Isa::Avx512, fast::<AVX512>)];
+const SCALAR: usize = 0;
+const AVX2: usize = 1;
+const AVX512: usize = 2;
+
+fn fast<'a, const ISA: usize>(config: &Config, weights: Weights<'a>, limits: Limits) -> Box<dyn Executor + 'a> {
+    Box::new(CpuExecutor::new(config, weights, limits, CpuOptions { threads: 2, isa: FAST[ISA].0 }))
+}
+
+/// Runs `check` for every instruction set of this machine, and says which it lacks.
+pub fn for_each_fast(check: impl Fn(&str, Backend)) {
+    for (isa, backend) in FAST {
+        match isa.is_available() {
+            true => check(&format!("{isa:?}"), backend),
+            false => println!("skipped: this machine has no {isa:?}"),
+        }
+    }
 }
 
 /// One of several sequences that share the pools: its blocks are strewn among the others', and the sliding layers' table
@@ -59,6 +82,18 @@ pub fn batch(config: &Config, parts: &mut [(&mut Sequence, usize)]) -> Batch {
 
 /// Logits of every position of `tokens`, read in rows of the lengths that `chunks` gives (the last one repeats).
 pub fn logits(backend: Backend, config: &Config, weights: Weights, tokens: &[Token], chunks: &[usize]) -> Vec<f32> {
+    drive(backend, config, weights, tokens, chunks, |executor, batch| executor.step(batch))
+}
+
+/// [`logits`], where `step` runs each batch.
+pub fn drive(
+    backend: Backend,
+    config: &Config,
+    weights: Weights,
+    tokens: &[Token],
+    chunks: &[usize],
+    mut step: impl FnMut(&mut dyn Executor, &Batch) -> Result<Vec<Token>, StepError>,
+) -> Vec<f32> {
     let max_row = *chunks.iter().max().expect("a chunk length");
     let mut executor = backend(config, weights, Limits::for_sequences(config, 1, tokens.len(), max_row));
     let mut sequence = Sequence::new(tokens, 0, 1, max_row);
@@ -66,7 +101,7 @@ pub fn logits(backend: Backend, config: &Config, weights: Weights, tokens: &[Tok
     let mut lengths = chunks.iter().chain(std::iter::repeat(chunks.last().expect("a chunk length")));
     while sequence.done < tokens.len() {
         let n = (*lengths.next().expect("endless")).min(tokens.len() - sequence.done);
-        executor.step(&batch(config, &mut [(&mut sequence, n)])).expect("step");
+        step(&mut *executor, &batch(config, &mut [(&mut sequence, n)])).expect("step");
         out.extend(executor.logits().expect("logits"));
     }
     out

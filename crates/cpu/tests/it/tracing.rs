@@ -146,10 +146,19 @@ fn check_not_finite(backend: Backend) {
     assert!(run(5).is_ok(), "only the logits that are sampled from matter");
 }
 
+fn check(backend: Backend) {
+    check_order(backend);
+    check_overwrites(backend);
+    check_routing(backend);
+    check_not_finite(backend);
+}
+
 #[test]
 fn oracle() {
-    check_order(runner::oracle);
-    check_overwrites(runner::oracle);
-    check_routing(runner::oracle);
-    check_not_finite(runner::oracle);
+    check(runner::oracle);
+}
+
+#[test]
+fn fast() {
+    runner::for_each_fast(|_, backend| check(backend));
 }
