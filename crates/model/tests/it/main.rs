@@ -1,0 +1,4 @@
+//! Checkpoints on disk, from the outside.
+
+mod layouts;
+mod scratch;
