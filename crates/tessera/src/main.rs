@@ -8,9 +8,11 @@ mod bench;
 mod chat;
 mod convert;
 mod generate;
+mod hub;
 mod inspect;
 mod logits;
 mod progress;
+mod source;
 mod synth;
 mod verify;
 

@@ -1,0 +1,45 @@
+//! What a user names as a model, resolved to a path that a checkpoint can be opened from.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::bail;
+use tessera_harmony::tokenizer::Tokenizer;
+
+use crate::hub::{self, RepoId, Settings};
+
+/// A folder, a `.safetensors` file, an index, or a hub id: from the Hugging Face cache, else downloaded.
+///
+/// # Errors
+/// When there is no such path and `spec` is no hub id, or the hub cannot deliver.
+pub fn resolve(spec: &str) -> anyhow::Result<PathBuf> {
+    let path = Path::new(spec);
+    if path.exists() {
+        return Ok(path.to_owned());
+    }
+    match RepoId::parse(spec) {
+        Some(repo) => Ok(hub::locate(&repo, &Settings::from_env())?),
+        None => bail!(
+            "{spec}: no such file or folder, and no hub id either (those look like openai/gpt-oss-20b); name a checkpoint \
+             folder, a .safetensors file or its index"
+        ),
+    }
+}
+
+/// The tokenizer of the checkpoint at `path`: beside the weights, or a folder above where the weights are in `original`.
+///
+/// # Errors
+/// When there is none, or it cannot be read; the message says where it was looked for.
+pub fn tokenizer(path: &Path) -> anyhow::Result<Tokenizer> {
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+    let places = [folder.join("tokenizer.json"), folder.join("..").join("tokenizer.json")];
+    let above_counts = folder.file_name().is_some_and(|name| name == "original");
+    let found = places.iter().take(if above_counts { 2 } else { 1 }).find(|place| place.exists());
+    match found {
+        Some(file) => Ok(Tokenizer::from_file(file)?),
+        None => bail!(
+            "{}: the checkpoint has no tokenizer.json; copy it from where the checkpoint was published, or give token ids \
+             with --tokens FILE.json",
+            places[0].display()
+        ),
+    }
+}
