@@ -7,7 +7,7 @@ mod limits;
 mod original;
 
 pub use error::ConfigError;
-pub(crate) use hf::pretty;
+pub(crate) use hf::{pretty, quantization_config};
 pub use limits::*;
 
 /// Which keys a layer's queries may see.

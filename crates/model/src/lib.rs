@@ -6,6 +6,7 @@
 pub mod batch;
 pub mod checkpoint;
 pub mod config;
+pub mod convert;
 pub mod executor;
 pub mod mxfp4;
 pub mod rope;

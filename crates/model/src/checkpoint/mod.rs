@@ -96,7 +96,7 @@ impl Checkpoint {
 
     /// Checks that no file's length or time of change is another than when it was opened.
     pub fn still_unchanged(&self) -> Result<(), CheckpointError> {
-        self.survey.shards.iter().try_for_each(|s| s.still_unchanged())
+        self.survey.still_unchanged()
     }
 
     fn layer(&self, layer: Option<usize>) -> LayerWeights<'_> {
@@ -138,6 +138,6 @@ impl Checkpoint {
     }
 
     fn bytes(&self, layer: Option<usize>, part: Part) -> &[u8] {
-        self.survey.bytes(self.survey.parts[&(layer, part)])
+        self.survey.part(layer, part)
     }
 }

@@ -39,6 +39,8 @@ pub struct Survey {
     /// Where each part lies, fused parts split.
     pub(super) parts: HashMap<(Option<usize>, Part), Span>,
     by_name: HashMap<String, usize>,
+    folder: PathBuf,
+    config_text: String,
 }
 
 /// A byte range of a file that holds one part.
@@ -61,6 +63,8 @@ impl Survey {
             shards: Vec::new(),
             parts: HashMap::new(),
             by_name: HashMap::new(),
+            folder: PathBuf::new(),
+            config_text: String::new(),
         };
         match Source::resolve(path) {
             Ok(source) => survey.read(source, depth),
@@ -89,12 +93,33 @@ impl Survey {
         scan::histogram(&scanned)
     }
 
+    /// The folder that holds the weights.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The text of `config.json`.
+    pub(crate) fn config_text(&self) -> &str {
+        &self.config_text
+    }
+
+    /// The bytes of a part that the survey found to be in order.
+    pub(crate) fn part(&self, layer: Option<usize>, part: Part) -> &[u8] {
+        self.bytes(self.parts[&(layer, part)])
+    }
+
+    /// Whether no file's length or time of change is another than when it was opened.
+    pub(crate) fn still_unchanged(&self) -> Result<(), CheckpointError> {
+        self.shards.iter().try_for_each(Shard::still_unchanged)
+    }
+
     pub(super) fn bytes(&self, span: Span) -> &[u8] {
         &self.shards[span.file].map[span.offset..][..span.bytes]
     }
 
     fn read(&mut self, source: Source, depth: Depth) {
         self.notes.extend(source.notes.iter().cloned());
+        self.folder.clone_from(&source.folder);
         for path in &source.shards {
             if let Err(error) = self.read_shard(path) {
                 self.refusals.push(error);
@@ -109,6 +134,7 @@ impl Survey {
             Err(error) => self.refusals.push(error),
             Ok((config, generation)) => {
                 tied = is_tied(&config);
+                self.config_text.clone_from(&config);
                 match Config::from_json(&config, generation.as_deref()) {
                     Ok(config) => self.config = Some(config),
                     Err(source) => {
@@ -186,6 +212,8 @@ impl Survey {
         }
         let (mut used, mut bytes) = (0, 0);
         for spec in &specs {
+            let misaligned = self.misaligned(spec);
+            self.refusals.extend(misaligned);
             match self.by_name.get(&spec.name).map(|&i| &self.tensors[i]) {
                 None if missing == Missing::Unknown => {}
                 None => self.refusals.push(self.missing(spec, tied)),
@@ -207,10 +235,6 @@ impl Survey {
     }
 
     fn missing(&self, spec: &TensorSpec, tied: bool) -> CheckpointError {
-        let dequantised = spec.name.strip_suffix("_blocks").filter(|name| self.by_name.contains_key(*name));
-        if dequantised.is_some() {
-            return CheckpointError::Bf16Only { path: self.path.clone(), missing: spec.name.clone() };
-        }
         if tied && spec.part == Part::LmHead {
             return CheckpointError::TiedHead { tensor: spec.name.clone() };
         }
@@ -228,10 +252,15 @@ impl Survey {
             let (expected, found) = (spec.shape.clone(), entry.shape.clone());
             return Err(CheckpointError::Shape { file, tensor, expected, found });
         }
-        if spec.dtype == Dtype::Bf16 && !entry.offset.is_multiple_of(2) {
-            return Err(CheckpointError::Misaligned { file, tensor, offset: entry.offset });
-        }
         Ok(())
+    }
+
+    /// Refused by backends, who take BF16 values in place, but still copied by a conversion.
+    fn misaligned(&self, spec: &TensorSpec) -> Option<CheckpointError> {
+        let entry = &self.tensors[*self.by_name.get(&spec.name)?];
+        let (file, tensor) = (self.shards[entry.file].path.clone(), entry.name.clone());
+        let is_odd = entry.dtype == Dtype::Bf16 && !entry.offset.is_multiple_of(2);
+        is_odd.then_some(CheckpointError::Misaligned { file, tensor, offset: entry.offset })
     }
 
     fn add_parts(&mut self, spec: &TensorSpec, config: &Config, file: usize, mut offset: usize) {

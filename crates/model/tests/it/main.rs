@@ -1,4 +1,5 @@
 //! Checkpoints on disk, from the outside.
 
+mod convert;
 mod layouts;
 mod scratch;

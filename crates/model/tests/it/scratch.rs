@@ -46,3 +46,10 @@ pub fn write_file(file: &Path, header: &serde_json::Map<String, serde_json::Valu
     let bytes = [&(json.len() as u64).to_le_bytes()[..], &json, data].concat();
     std::fs::write(file, bytes).unwrap();
 }
+
+/// Changes a JSON file.
+pub fn edit(file: &Path, change: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>)) {
+    let mut map = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    change(&mut map);
+    std::fs::write(file, serde_json::to_string(&map).unwrap()).unwrap();
+}
