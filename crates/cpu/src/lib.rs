@@ -9,6 +9,7 @@ mod attention;
 mod executor;
 mod forward;
 mod kv;
+mod lines;
 mod matmul;
 mod operand;
 mod oracle;

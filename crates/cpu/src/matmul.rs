@@ -21,7 +21,7 @@ const BF16_GEMV_TOKENS: usize = 4;
 const GEMV_TILE: usize = 64;
 /// Weight rows of one task when many tokens do.
 const GEMM_TILE: usize = 4 * PANEL_ROWS;
-/// Blocks of a panel, even: 10 decode to 20 KB, which the first-level cache holds.
+/// Blocks of a panel: 10 decode to 20 KB, which the first-level cache holds.
 const MXFP4_PANEL_BLOCKS: usize = 10;
 /// Columns of a panel, a multiple of 32: 192 widen to 24 KB.
 const BF16_PANEL_COLS: usize = 192;

@@ -1,22 +1,27 @@
 //! Activations in the forms that the matrix kernels read.
 //!
-//! Both forms hold even and odd elements apart: a byte of MXFP4 codes holds an even element and the odd one after it,
-//! and a 32-bit lane of BF16 weights likewise, so weights come apart into evens and odds with a shift and need no
-//! interleaving if the activations wait in the same order.
+//! Both hold elements in the order in which weights come apart without being interleaved: a 32-bit lane of BF16 weights
+//! is an even element and the odd one after it, and a 16-bit lane of MXFP4 codes is four elements in a row.
 
 use tessera_model::mxfp4::BLOCK;
 
+use crate::lines::Lines;
+
 /// Elements of [`F32Operand`] that are reordered together: 16 evens, then 16 odds.
 pub const F32_CHUNK: usize = 32;
-/// Elements of [`I16Operand`] that are reordered together: evens of two blocks, then their odds.
-pub const I16_CHUNK: usize = 2 * BLOCK;
+/// Blocks of [`I16Operand`] that are reordered together: one vector of codes.
+pub const CHUNK_BLOCKS: usize = 4;
+/// Elements of [`I16Operand`] that are reordered together.
+pub const I16_CHUNK: usize = CHUNK_BLOCKS * BLOCK;
+/// 16-bit lanes of codes in a block, four elements each.
+const CODE_LANES: usize = BLOCK / 4;
 /// The largest magnitude of a quantised activation.
 const I16_MAX: f32 = 32767.0;
 
 /// Float32 activations for dense weights, each row padded with zeros to whole chunks.
 #[derive(Default)]
 pub struct F32Operand {
-    data: Vec<f32>, // [rows, stride], every chunk as [16 evens, 16 odds]
+    data: Lines<f32>, // [rows, stride], every chunk as [16 evens, 16 odds]
     stride: usize,
 }
 
@@ -27,8 +32,8 @@ pub struct F32Operand {
 /// 32-bit integers.
 #[derive(Default)]
 pub struct I16Operand {
-    q: Vec<i16>,      // [rows, stride], every chunk as [16 evens of a, 16 evens of b, 16 odds of a, 16 odds of b]
-    scales: Vec<f32>, // [rows, stride / 32], halved: E2M1 codes are multiplied as integers, in units of 0.5
+    q: Lines<i16>,      // [rows, stride], every chunk as [4, blocks, 8]: element 4w + j of block b at [j, b, w]
+    scales: Lines<f32>, // [rows, stride / 32], halved: E2M1 codes are multiplied as integers, in units of 0.5
     stride: usize,
 }
 
@@ -43,8 +48,7 @@ impl F32Operand {
     /// Makes room for `rows` rows of `cols` elements.
     pub fn resize(&mut self, rows: usize, cols: usize) {
         self.stride = cols.next_multiple_of(F32_CHUNK);
-        self.data.clear();
-        self.data.resize(rows * self.stride, 0.0);
+        self.data.reset(rows * self.stride);
     }
 
     pub fn row(&self, row: usize) -> &[f32] {
@@ -64,10 +68,8 @@ impl I16Operand {
     /// Makes room for `rows` rows of `cols` elements.
     pub fn resize(&mut self, rows: usize, cols: usize) {
         self.stride = cols.next_multiple_of(I16_CHUNK);
-        self.q.clear();
-        self.q.resize(rows * self.stride, 0);
-        self.scales.clear();
-        self.scales.resize(rows * self.stride / BLOCK, 0.0);
+        self.q.reset(rows * self.stride);
+        self.scales.reset(rows * self.stride / BLOCK);
     }
 
     pub fn row(&self, row: usize) -> I16Row<'_> {
@@ -109,13 +111,19 @@ pub fn quantize_row(x: &[f32], q: &mut [i16], scales: &mut [f32]) {
         // A block of zeros, or one too small to divide by, is zero.
         let inverse = if max > f32::MIN_POSITIVE * I16_MAX { I16_MAX / max } else { 0.0 };
         scales[b] = if max.is_finite() { 0.5 * max / I16_MAX } else { f32::NAN };
-        let chunk = &mut q[b / 2 * I16_CHUNK..][..I16_CHUNK];
-        let half = BLOCK / 2;
-        for i in 0..half {
-            chunk[b % 2 * half + i] = (x[2 * i] * inverse).round_ties_even() as i16;
-            chunk[BLOCK + b % 2 * half + i] = (x[2 * i + 1] * inverse).round_ties_even() as i16;
+        let chunk = &mut q[b / CHUNK_BLOCKS * I16_CHUNK..][..I16_CHUNK];
+        for j in 0..4 {
+            let out = &mut chunk[j * BLOCK + b % CHUNK_BLOCKS * CODE_LANES..][..CODE_LANES];
+            for w in 0..CODE_LANES {
+                out[w] = (x[4 * w + j] * inverse).round_ties_even() as i16;
+            }
         }
     }
+}
+
+/// Where element `i` of block `b` stands in a row of an [`I16Operand`].
+pub fn i16_index(b: usize, i: usize) -> usize {
+    b / CHUNK_BLOCKS * I16_CHUNK + i % 4 * BLOCK + b % CHUNK_BLOCKS * CODE_LANES + i / 4
 }
 
 #[cfg(test)]
@@ -141,7 +149,8 @@ mod tests {
         quantize_row(&x, q, scales);
         for (i, &want) in x.iter().enumerate() {
             let (b, r) = (i / 32, i % 32);
-            let at = b / 2 * 64 + r % 2 * 32 + b % 2 * 16 + r / 2;
+            let at = b / 4 * 128 + r % 4 * 32 + b % 4 * 8 + r / 4;
+            assert_eq!(at, i16_index(b, r));
             let max = x[b * 32..][..32].iter().fold(0f32, |m, v| m.max(v.abs()));
             let got = f32::from(operand.row(0).q[at]) * operand.row(0).scales[b] * 2.0;
             assert!((got - want).abs() <= max / I16_MAX * 0.501, "{i}: {got} for {want}");

@@ -8,7 +8,7 @@ use tessera_model::mxfp4::{BLOCK, BLOCK_BYTES, e8m0};
 
 use super::portable::{self, DOUBLED, Fused};
 use super::{F32Panel, Isa, Kernels, KvBlock, MxPanel, MxRows, PANEL_ROWS};
-use crate::operand::{F32_CHUNK, I16_CHUNK, I16Row};
+use crate::operand::{F32_CHUNK, I16Row, i16_index};
 
 /// Lanes of a float32 vector.
 const LANES: usize = 8;
@@ -96,23 +96,49 @@ fn decode(codes: __m128i, table: __m128i) -> [__m128i; 2] {
     [_mm_shuffle_epi8(table, _mm_and_si128(codes, nibble)), _mm_shuffle_epi8(table, high)]
 }
 
+/// Two blocks at a time: the shuffle leaves elements 4w and 4w + 2 (and 4w + 1, 4w + 3) in the bytes of 16-bit lane w.
 #[target_feature(enable = "avx2,fma")]
 fn gemv_mxfp4(x: I16Row, w: MxRows, out: &mut [f32]) {
-    let table = code_table();
+    let table = _mm256_broadcastsi128_si256(code_table());
+    let nibble = _mm256_set1_epi8(15);
+    let low = |v: __m256i| _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(v));
     for (r, out) in out.iter_mut().enumerate() {
-        let scales = w.row_scales(r);
-        let mut acc = [_mm256_setzero_ps(); 2];
-        for (b, codes) in w.row_blocks(r).chunks_exact(BLOCK_BYTES).enumerate() {
-            // SAFETY: a block is 16 bytes.
-            let [evens, odds] = decode(unsafe { _mm_loadu_si128(codes.as_ptr().cast()) }, table);
-            let x_even = &x.q[b / 2 * I16_CHUNK + b % 2 * (BLOCK / 2)..];
-            let even_sums = _mm256_madd_epi16(_mm256_cvtepi8_epi16(evens), load_i16(x_even));
-            let odd_sums = _mm256_madd_epi16(_mm256_cvtepi8_epi16(odds), load_i16(&x_even[BLOCK..]));
-            let sums = _mm256_cvtepi32_ps(_mm256_add_epi32(even_sums, odd_sums));
-            let scaled = _mm256_mul_ps(sums, _mm256_set1_ps(x.scales[b]));
-            acc[b % 2] = _mm256_fmadd_ps(scaled, _mm256_set1_ps(e8m0(scales[b])), acc[b % 2]);
+        let mut acc = _mm256_setzero_ps();
+        for (c, scales) in w.row_scales(r).chunks(2).enumerate() {
+            let codes = load_codes(&w.row_blocks(r)[c * 2 * BLOCK_BYTES..]);
+            let evens = _mm256_shuffle_epi8(table, _mm256_and_si256(codes, nibble));
+            let odds = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16::<4>(codes), nibble));
+            let columns = [low(evens), low(odds), _mm256_srai_epi16::<8>(evens), _mm256_srai_epi16::<8>(odds)];
+            let x_chunk = &x.q[i16_index(2 * c, 0)..];
+            let mut sums = _mm256_setzero_si256();
+            for j in 0..4 {
+                sums = _mm256_add_epi32(sums, _mm256_madd_epi16(columns[j], load_i16(&x_chunk[j * BLOCK..])));
+            }
+            let scale = |b: usize| scales.get(b).map_or(0.0, |&s| e8m0(s));
+            let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), halves(x.scales[2 * c], x.scales[2 * c + 1]));
+            acc = _mm256_fmadd_ps(scaled, halves(scale(0), scale(1)), acc);
         }
-        *out = sum(_mm256_add_ps(acc[0], acc[1]));
+        *out = sum(acc);
+    }
+}
+
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn halves(low: f32, high: f32) -> __m256 {
+    _mm256_setr_m128(_mm_set1_ps(low), _mm_set1_ps(high))
+}
+
+/// The codes of two blocks, or of one and zeros.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn load_codes(blocks: &[u8]) -> __m256i {
+    if blocks.len() >= 2 * BLOCK_BYTES {
+        // SAFETY: 32 bytes were checked.
+        unsafe { _mm256_loadu_si256(blocks.as_ptr().cast()) }
+    } else {
+        assert!(blocks.len() >= BLOCK_BYTES);
+        // SAFETY: 16 bytes were asserted.
+        _mm256_zextsi128_si256(unsafe { _mm_loadu_si128(blocks.as_ptr().cast()) })
     }
 }
 
@@ -176,10 +202,13 @@ fn pack_mxfp4(w: MxRows, blocks: Range<usize>, panel: &mut MxPanel) {
             }
             let columns = transpose_bytes(codes);
             let out = &mut panel.codes[i * BLOCK * PANEL_ROWS..][..BLOCK * PANEL_ROWS];
-            for pair in 0..BLOCK / 4 {
-                let (a, b) = (decode(columns[2 * pair], table), decode(columns[2 * pair + 1], table));
-                store_pair(a[0], b[0], &mut out[(pair * PANEL_ROWS + group * TILE_ROWS) * 2..]);
-                store_pair(a[1], b[1], &mut out[((8 + pair) * PANEL_ROWS + group * TILE_ROWS) * 2..]);
+            for byte in (0..BLOCK_BYTES).filter(|byte| byte % 4 < 2) {
+                // Its nibbles are columns 8m + j for j = 2 (byte % 4) and the next; those two bytes on are 4 columns on.
+                let (a, b) = (decode(columns[byte], table), decode(columns[byte + 2], table));
+                for nibble in 0..2 {
+                    let pair = 4 * (2 * (byte % 4) + nibble) + byte / 4;
+                    store_pair(a[nibble], b[nibble], &mut out[(pair * PANEL_ROWS + group * TILE_ROWS) * 2..]);
+                }
             }
         }
     }
@@ -231,13 +260,13 @@ fn gemm_mxfp4_tile<const T: usize>(x: &[I16Row], panel: &MxPanel, group: usize, 
     let mut acc = load_tile::<T>(group, out);
     for (i, codes) in panel.codes.chunks_exact(BLOCK * PANEL_ROWS).enumerate() {
         let b = panel.blocks.start + i;
-        let at = b / 2 * I16_CHUNK + b % 2 * (BLOCK / 2);
+        let at = i16_index(b, 0);
         let mut sums = [[_mm256_setzero_si256(); 2]; T];
         for (pair, codes) in codes.chunks_exact(2 * PANEL_ROWS).enumerate() {
             let codes = &codes[group * 2 * TILE_ROWS..][..2 * TILE_ROWS];
             let w = [load_i16(codes), load_i16(&codes[2 * LANES..])];
             for t in 0..T {
-                let x: &[i16; 2] = x[t].q[at + pair / 8 * BLOCK + pair % 8 * 2..].first_chunk().expect("whole chunks");
+                let x: &[i16; 2] = x[t].q[at + pair / 4 * BLOCK + pair % 4 * 2..].first_chunk().expect("whole chunks");
                 let x = _mm256_set1_epi32(i32::from(x[1]) << 16 | i32::from(x[0] as u16));
                 for g in 0..2 {
                     sums[t][g] = _mm256_add_epi32(sums[t][g], _mm256_madd_epi16(w[g], x));

@@ -9,7 +9,8 @@ use tessera_model::mxfp4::{BLOCK, BLOCK_BYTES, e8m0};
 
 use super::portable::{self, DOUBLED, Fused};
 use super::{F32Panel, Isa, Kernels, KvBlock, MxPanel, MxRows, PANEL_ROWS};
-use crate::operand::{F32_CHUNK, I16_CHUNK, I16Row};
+use crate::lines::Lines;
+use crate::operand::{CHUNK_BLOCKS, F32_CHUNK, I16_CHUNK, I16Row, i16_index};
 
 /// Lanes of a float32 vector.
 const LANES: usize = 16;
@@ -94,113 +95,100 @@ fn e8m0_of(bytes: __m512i) -> __m512 {
     _mm512_castsi512_ps(_mm512_max_epu32(bits, _mm512_set1_epi32(0x0040_0000)))
 }
 
-/// Chunks of two blocks for which one vector holds all scales.
-const GROUP: usize = 8;
+/// Blocks whose scales one vector holds.
+const SCALE_BLOCKS: usize = 16;
+/// Bytes of codes in a chunk: one vector.
+const CHUNK_BYTES: usize = CHUNK_BLOCKS * BLOCK_BYTES;
 
+/// One vector of codes is 16-bit lanes of four elements each, block by block in its 128-bit quarters: a lookup after a
+/// shift by 0, 4, 8 or 12 takes the element of each lane that the operand holds at `[j, block, lane]`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 fn gemv_mxfp4(x: I16Row, w: MxRows, out: &mut [f32]) {
     let n_blocks = w.blocks_per_row();
-    assert!(x.q.len() >= n_blocks.div_ceil(2) * I16_CHUNK && x.scales.len() >= n_blocks && w.rows() >= out.len());
+    let n_chunks = n_blocks.div_ceil(CHUNK_BLOCKS);
+    assert!(x.q.len() >= n_chunks * I16_CHUNK && x.scales.len() >= n_chunks * CHUNK_BLOCKS && w.rows() >= out.len());
     let x_scales = lane_scales(x);
-    let whole = n_blocks / (2 * GROUP);
+    let table = code_table();
     for (r, out) in out.iter_mut().enumerate() {
         let (blocks, scales) = (w.row_blocks(r), w.row_scales(r));
         let mut acc = [_mm512_setzero_ps(); 2];
-        for g in 0..whole {
-            // SAFETY: group g is whole: 256 bytes of codes, 16 of scales, 512 activations and 128 of their scales.
-            unsafe {
-                let codes = blocks.as_ptr().add(g * GROUP * 2 * BLOCK_BYTES);
-                let scales = _mm_loadu_si128(scales.as_ptr().add(g * 2 * GROUP).cast());
-                let x = x.q.as_ptr().add(g * GROUP * I16_CHUNK);
-                acc = dot_group::<GROUP>(codes, scales, x, x_scales.as_ptr().add(g * GROUP * LANES), acc);
-            }
-        }
-        let done = whole * GROUP * 2;
-        if done < n_blocks {
-            // The rest, padded with zeros to a whole group: the activations beyond it are never multiplied.
-            let mut codes = [0u8; GROUP * 2 * BLOCK_BYTES];
-            codes[..(n_blocks - done) * BLOCK_BYTES].copy_from_slice(&blocks[done * BLOCK_BYTES..]);
-            let mut scale_bytes = [0u8; 16];
-            scale_bytes[..n_blocks - done].copy_from_slice(&scales[done..]);
-            let chunks = (n_blocks - done).div_ceil(2);
-            // SAFETY: the copies hold a whole group, and the activations hold the chunks that are not padding.
-            unsafe {
-                let scales = _mm_loadu_si128(scale_bytes.as_ptr().cast());
-                let x = x.q.as_ptr().add(whole * GROUP * I16_CHUNK);
-                let x_scales = x_scales.as_ptr().add(whole * GROUP * LANES);
-                acc = dot_chunks(chunks, codes.as_ptr(), scales, x, x_scales, acc);
+        for (g, scales) in scales.chunks(SCALE_BLOCKS).enumerate() {
+            let scales = scales_of(scales);
+            for i in 0..SCALE_BLOCKS / CHUNK_BLOCKS {
+                let c = g * (SCALE_BLOCKS / CHUNK_BLOCKS) + i;
+                if c >= n_chunks {
+                    break;
+                }
+                let codes = load_codes(&blocks[c * CHUNK_BYTES..]);
+                // SAFETY: chunk c is below n_chunks, which x holds as asserted.
+                let sums = unsafe { dot_chunk(codes, table, x.q.as_ptr().add(c * I16_CHUNK)) };
+                let index = _mm512_add_epi32(quarters(), _mm512_set1_epi32((i * CHUNK_BLOCKS) as i32));
+                let scale = _mm512_permutexvar_ps(index, scales);
+                let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), load(&x_scales[c * LANES..]));
+                acc[i % 2] = _mm512_fmadd_ps(scaled, scale, acc[i % 2]);
             }
         }
         *out = _mm512_reduce_add_ps(_mm512_add_ps(acc[0], acc[1]));
     }
 }
 
-/// `N` chunks, unrolled: see [`dot_chunks`].
-///
-/// # Safety
-/// As for [`dot_chunks`] with `n = N`.
+/// The number of the 128-bit quarter that each 32-bit lane lies in.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
-unsafe fn dot_group<const N: usize>(
-    codes: *const u8,
-    scales: __m128i,
-    x: *const i16,
-    x_scales: *const f32,
-    acc: [__m512; 2],
-) -> [__m512; 2] {
-    // SAFETY: passed on.
-    unsafe { dot_chunks(N, codes, scales, x, x_scales, acc) }
+fn quarters() -> __m512i {
+    _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0)
 }
 
-/// Adds `n <= 8` chunks of two blocks to `acc`: codes `[n, 32]`, scale bytes `[2 n]`, activations `[n, 64]` and their
-/// scales `[n, 16]`.
-///
-/// # Safety
-/// The pointers hold as many elements as said.
+/// Up to 16 scale bytes as float32 powers of two.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
-unsafe fn dot_chunks(
-    n: usize,
-    codes: *const u8,
-    scales: __m128i,
-    x: *const i16,
-    x_scales: *const f32,
-    mut acc: [__m512; 2],
-) -> [__m512; 2] {
-    let table = code_table();
-    let scales = e8m0_of(_mm512_cvtepu8_epi32(scales));
-    // Lane l of chunk c takes the scale of block 2c (l < 8) or 2c + 1.
-    let first = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
-    for i in 0..n {
-        // SAFETY: chunk i is below n.
-        let (bytes, x_even, x_odd, x_scale) = unsafe {
-            let at = codes.add(i * 2 * BLOCK_BYTES);
-            if i % 2 == 0 {
-                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(PREFETCH_BYTES).cast());
-            }
-            (
-                _mm256_loadu_si256(at.cast()),
-                _mm512_loadu_si512(x.add(i * I16_CHUNK).cast()),
-                _mm512_loadu_si512(x.add(i * I16_CHUNK + BLOCK).cast()),
-                _mm512_loadu_ps(x_scales.add(i * LANES)),
-            )
-        };
-        let codes = _mm512_cvtepu8_epi16(bytes);
-        let evens = _mm512_permutexvar_epi16(codes, table);
-        let odds = _mm512_permutexvar_epi16(_mm512_srli_epi16::<4>(codes), table);
-        let sum = _mm512_dpwssd_epi32(_mm512_setzero_si512(), evens, x_even);
-        let sum = _mm512_dpwssd_epi32(sum, odds, x_odd);
-        let index = _mm512_add_epi32(first, _mm512_set1_epi32(2 * i as i32));
-        let scale = _mm512_permutexvar_ps(index, scales);
-        let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), x_scale);
-        acc[i % 2] = _mm512_fmadd_ps(scaled, scale, acc[i % 2]);
+fn scales_of(bytes: &[u8]) -> __m512 {
+    let mask = (1u32 << bytes.len().min(SCALE_BLOCKS)) - 1;
+    // SAFETY: the mask covers the bytes that are there; masked ones are not touched.
+    let bytes = unsafe { _mm_maskz_loadu_epi8(mask as __mmask16, bytes.as_ptr().cast()) };
+    e8m0_of(_mm512_cvtepu8_epi32(bytes))
+}
+
+/// The codes of four blocks, or of fewer and zeros; asks for those a page ahead.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+fn load_codes(blocks: &[u8]) -> __m512i {
+    _mm_prefetch::<_MM_HINT_T0>(blocks.as_ptr().wrapping_add(PREFETCH_BYTES).cast());
+    if blocks.len() >= CHUNK_BYTES {
+        // SAFETY: 64 bytes were checked.
+        unsafe { _mm512_loadu_si512(blocks.as_ptr().cast()) }
+    } else {
+        // SAFETY: the mask covers the bytes that are there; masked ones are not touched.
+        unsafe { _mm512_maskz_loadu_epi8((1u64 << blocks.len()) - 1, blocks.as_ptr().cast()) }
     }
-    acc
 }
 
-/// The operand's scales as the GEMV's lanes want them: 8 times that of the chunk's first block, 8 times the second's.
-fn lane_scales(x: I16Row) -> Vec<f32> {
-    x.scales.iter().flat_map(|&s| [s; LANES / 2]).collect()
+/// Integer products of a chunk, four lanes for each block.
+///
+/// # Safety
+/// `x` points to a chunk of an `I16Operand`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+unsafe fn dot_chunk(codes: __m512i, table: __m512i, x: *const i16) -> __m512i {
+    let shifted = [codes, _mm512_srli_epi16::<4>(codes), _mm512_srli_epi16::<8>(codes), _mm512_srli_epi16::<12>(codes)];
+    let mut sums = [_mm512_setzero_si512(); 2];
+    for j in 0..4 {
+        let w = _mm512_permutexvar_epi16(shifted[j], table);
+        // SAFETY: a chunk is four vectors.
+        let x = unsafe { _mm512_loadu_si512(x.add(j * BLOCK).cast()) };
+        sums[j % 2] = _mm512_dpwssd_epi32(sums[j % 2], w, x);
+    }
+    _mm512_add_epi32(sums[0], sums[1])
+}
+
+/// The operand's scales as the lanes of [`dot_chunk`] want them: each four times.
+fn lane_scales(x: I16Row) -> Lines<f32> {
+    let mut lanes = Lines::default();
+    lanes.resize(x.scales.len() * 4);
+    for (lanes, &scale) in lanes.chunks_exact_mut(4).zip(x.scales) {
+        lanes.fill(scale);
+    }
+    lanes
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
@@ -318,24 +306,19 @@ unsafe fn transpose_quads(rows: &[*const u8; LANES], at: usize) -> [__m512i; 4] 
     ]
 }
 
-/// Decodes bytes 4d .. 4d + 4 of 16 rows into the column pairs 2d and 2d + 1 of the evens and of the odds.
+/// Decodes bytes 4d .. 4d + 4 of 16 rows: shifts by 0, 4, 8 and 12 bring columns 8d + j and 8d + 4 + j to the bottom of
+/// a 32-bit lane's halves, as pair 4j + d.
 ///
-/// A lookup reads the low 5 bits of each 16-bit lane and the table ignores the fifth, so a shift that brings a nibble to
-/// the bottom of its lane is all the unpacking there is.
+/// A lookup reads the low 5 bits of each 16-bit lane and the table ignores the fifth, so the shift is all the unpacking
+/// there is.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
 fn unpack_quad(v: __m512i, table: __m512i, d: usize, group: usize, out: &mut [i16]) {
-    const HIGH: __mmask32 = 0xaaaa_aaaa;
-    let pairs = [
-        (2 * d, _mm512_mask_blend_epi16(HIGH, v, _mm512_slli_epi32::<8>(v))),
-        (2 * d + 1, _mm512_mask_blend_epi16(HIGH, _mm512_srli_epi32::<16>(v), _mm512_srli_epi32::<8>(v))),
-        (8 + 2 * d, _mm512_mask_blend_epi16(HIGH, _mm512_srli_epi32::<4>(v), _mm512_slli_epi32::<4>(v))),
-        (8 + 2 * d + 1, _mm512_mask_blend_epi16(HIGH, _mm512_srli_epi32::<20>(v), _mm512_srli_epi32::<12>(v))),
-    ];
-    for (pair, index) in pairs {
-        let out = &mut out[(pair * PANEL_ROWS + group * LANES) * 2..][..2 * LANES];
+    let shifted = [v, _mm512_srli_epi16::<4>(v), _mm512_srli_epi16::<8>(v), _mm512_srli_epi16::<12>(v)];
+    for j in 0..4 {
+        let out = &mut out[((4 * j + d) * PANEL_ROWS + group * LANES) * 2..][..2 * LANES];
         // SAFETY: `out` has 32 elements.
-        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_permutexvar_epi16(index, table)) }
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_permutexvar_epi16(shifted[j], table)) }
     }
 }
 
@@ -369,13 +352,13 @@ fn gemm_mxfp4_tile<const T: usize>(x: &[I16Row], panel: &MxPanel, out: &mut [f32
     let mut xs = [std::ptr::null::<i32>(); T];
     let mut acc = [[_mm512_setzero_ps(); 2]; T];
     for t in 0..T {
-        assert!(x[t].q.len() >= blocks.end.div_ceil(2) * I16_CHUNK && x[t].scales.len() >= blocks.end);
+        assert!(x[t].q.len() >= blocks.end.div_ceil(CHUNK_BLOCKS) * I16_CHUNK && x[t].scales.len() >= blocks.end);
         xs[t] = x[t].q.as_ptr().cast();
         acc[t] = [load(&out[t * PANEL_ROWS..]), load(&out[t * PANEL_ROWS + LANES..])];
     }
     for (i, b) in blocks.enumerate() {
         let codes = panel.codes[i * BLOCK * PANEL_ROWS..][..BLOCK * PANEL_ROWS].as_ptr();
-        let at = b / 2 * (I16_CHUNK / 2) + b % 2 * (BLOCK / 4);
+        let at = i16_index(b, 0) / 2;
         let mut sums = [[_mm512_setzero_si512(); 2]; T];
         for pair in 0..BLOCK / 2 {
             // SAFETY: a block is 16 pairs of 2 vectors of 32 codes, and `codes` was sliced to it.
@@ -384,9 +367,9 @@ fn gemm_mxfp4_tile<const T: usize>(x: &[I16Row], panel: &MxPanel, out: &mut [f32
                 [_mm512_loadu_si512(w.cast()), _mm512_loadu_si512(w.add(2 * LANES).cast())]
             };
             for t in 0..T {
-                // SAFETY: the pair lies in chunk b / 2, which the length asserted above holds.
+                // SAFETY: the pair lies in the chunk of block b, which the length asserted above holds.
                 let x =
-                    _mm512_set1_epi32(unsafe { xs[t].add(at + pair / 8 * (BLOCK / 2) + pair % 8).read_unaligned() });
+                    _mm512_set1_epi32(unsafe { xs[t].add(at + pair / 4 * (BLOCK / 2) + pair % 4).read_unaligned() });
                 sums[t][0] = _mm512_dpwssd_epi32(sums[t][0], w[0], x);
                 sums[t][1] = _mm512_dpwssd_epi32(sums[t][1], w[1], x);
             }

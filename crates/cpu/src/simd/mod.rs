@@ -10,6 +10,7 @@ use half::bf16;
 
 use tessera_model::mxfp4::BLOCK;
 
+use crate::lines::Lines;
 use crate::operand::{F32_CHUNK, I16Row};
 
 #[cfg(target_arch = "x86_64")]
@@ -43,10 +44,10 @@ pub struct MxRows<'a> {
 /// pair of 16 rows. What stands in rows beyond the matrix is finite and means nothing.
 #[derive(Default)]
 pub struct MxPanel {
-    /// Which of a row's blocks these are; the first is even.
+    /// Which of a row's blocks these are.
     pub blocks: Range<usize>,
-    codes: Vec<i16>, // [blocks, 16 column pairs, PANEL_ROWS, 2], value * 2; pairs: (0,2) (4,6) .. (1,3) (5,7) ..
-    scales: Vec<f32>, // [blocks, PANEL_ROWS]
+    codes: Lines<i16>, // [blocks, 16 column pairs, PANEL_ROWS, 2], value * 2; pair 4j + m is columns 8m + j and 8m + 4 + j
+    scales: Lines<f32>, // [blocks, PANEL_ROWS]
 }
 
 /// Some columns of up to [`PANEL_ROWS`] rows of BF16 weights, widened and transposed. What stands in rows beyond the
@@ -55,7 +56,7 @@ pub struct MxPanel {
 pub struct F32Panel {
     /// Which columns these are; the first is a multiple of 32.
     pub cols: Range<usize>,
-    data: Vec<f32>, // [columns rounded up to 32, PANEL_ROWS], columns in the order of `F32Operand`
+    data: Lines<f32>, // [columns rounded up to 32, PANEL_ROWS], columns in the order of `F32Operand`
 }
 
 /// Keys and values of one KV head in one block of the cache.
@@ -145,9 +146,8 @@ impl Isa {
 impl MxPanel {
     /// Makes room for `blocks`; whatever stood there may stay.
     fn resize(&mut self, blocks: Range<usize>) {
-        assert!(blocks.start.is_multiple_of(2));
-        self.codes.resize(blocks.len() * BLOCK * PANEL_ROWS, 0);
-        self.scales.resize(blocks.len() * PANEL_ROWS, 0.0);
+        self.codes.resize(blocks.len() * BLOCK * PANEL_ROWS);
+        self.scales.resize(blocks.len() * PANEL_ROWS);
         self.blocks = blocks;
     }
 }
@@ -156,7 +156,7 @@ impl F32Panel {
     /// Makes room for `cols`; whatever stood there may stay.
     fn resize(&mut self, cols: Range<usize>) {
         assert!(cols.start.is_multiple_of(F32_CHUNK));
-        self.data.resize(cols.len().next_multiple_of(F32_CHUNK) * PANEL_ROWS, 0.0);
+        self.data.resize(cols.len().next_multiple_of(F32_CHUNK) * PANEL_ROWS);
         self.cols = cols;
     }
 }

@@ -7,7 +7,7 @@ use tessera_model::BLOCK_SIZE;
 use tessera_model::mxfp4::{BLOCK, BLOCK_BYTES, E2M1, e8m0};
 
 use super::{F32Panel, Isa, Kernels, KvBlock, MxPanel, MxRows, PANEL_ROWS};
-use crate::operand::{F32_CHUNK, I16_CHUNK, I16Row, quantize_row, split_row};
+use crate::operand::{F32_CHUNK, I16Row, i16_index, quantize_row, split_row};
 
 pub static KERNELS: Kernels = Kernels {
     isa: Isa::Scalar,
@@ -63,11 +63,6 @@ const fn doubled_codes() -> [i16; 16] {
 
 pub const DOUBLED: [i16; 16] = doubled_codes();
 
-/// Where element `i` of block `b` stands in a row of an [`I16Operand`](crate::operand::I16Operand).
-fn i16_index(b: usize, i: usize) -> usize {
-    b / 2 * I16_CHUNK + i % 2 * BLOCK + b % 2 * (BLOCK / 2) + i / 2
-}
-
 fn gemv_mxfp4(x: I16Row, w: MxRows, out: &mut [f32]) {
     for (r, out) in out.iter_mut().enumerate() {
         let (blocks, scales) = (w.row_blocks(r), w.row_scales(r));
@@ -101,9 +96,10 @@ fn pack_mxfp4(w: MxRows, blocks: Range<usize>, panel: &mut MxPanel) {
         for (i, b) in blocks.clone().enumerate() {
             let out = &mut panel.codes[i * BLOCK * PANEL_ROWS..][..BLOCK * PANEL_ROWS];
             for (i, &byte) in w.row_blocks(r)[b * BLOCK_BYTES..][..BLOCK_BYTES].iter().enumerate() {
-                let at = |odd: usize| ((i / 2 + odd * 8) * PANEL_ROWS + r) * 2 + i % 2;
-                out[at(0)] = DOUBLED[usize::from(byte & 15)];
-                out[at(1)] = DOUBLED[usize::from(byte >> 4)];
+                // Column c = 8m + 4h + j is element h of pair 4j + m.
+                let at = |c: usize| ((c % 4 * 4 + c / 8) * PANEL_ROWS + r) * 2 + c / 4 % 2;
+                out[at(2 * i)] = DOUBLED[usize::from(byte & 15)];
+                out[at(2 * i + 1)] = DOUBLED[usize::from(byte >> 4)];
             }
             panel.scales[i * PANEL_ROWS + r] = e8m0(w.row_scales(r)[b]);
         }
@@ -116,8 +112,7 @@ fn gemm_mxfp4(x: &[I16Row], panel: &MxPanel, out: &mut [f32]) {
             let b = panel.blocks.start + i;
             let mut sums = [0i32; PANEL_ROWS];
             for (pair, codes) in codes.chunks_exact(2 * PANEL_ROWS).enumerate() {
-                // Pair `p` of the evens is columns 4p and 4p + 2, of the odds 4p + 1 and 4p + 3.
-                let at = i16_index(b, pair % 8 * 4 + pair / 8);
+                let at = i16_index(b, pair % 4 * 8 + pair / 4);
                 let (x0, x1) = (i32::from(x.q[at]), i32::from(x.q[at + 1]));
                 for (sum, w) in sums.iter_mut().zip(codes.chunks_exact(2)) {
                     *sum += i32::from(w[0]) * x0 + i32::from(w[1]) * x1;

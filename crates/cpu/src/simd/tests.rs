@@ -131,7 +131,7 @@ fn mxfp4_products_equal_float64() {
                     scales: &w.scales[..rows.min(PANEL_ROWS) * cols / BLOCK],
                     cols,
                 };
-                for blocks in crate::pool::pieces(cols / BLOCK, 4) {
+                for blocks in crate::pool::pieces(cols / BLOCK, 3) {
                     (kernels.pack_mxfp4)(first, blocks, &mut panel);
                     (kernels.gemm_mxfp4)(&xs, &panel, &mut blocked);
                 }
