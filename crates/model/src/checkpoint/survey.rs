@@ -78,8 +78,8 @@ impl Survey {
         self.shards.iter().map(|s| (s.path.as_path(), s.len))
     }
 
-    /// What an entry is, if the layout asks for it.
-    pub fn part_names(&self) -> HashMap<String, TensorSpec> {
+    /// The tensors that the layout and the configuration ask for, by name.
+    pub fn specs_by_name(&self) -> HashMap<String, TensorSpec> {
         let (Some(layout), Some(config)) = (self.layout, &self.config) else { return HashMap::new() };
         layout.tensors(config).into_iter().map(|spec| (spec.name.clone(), spec)).collect()
     }
