@@ -1,6 +1,277 @@
-#[derive(clap::Args)]
-pub struct Args {}
+//! `tessera generate`: one prompt in, one answer out.
 
-pub fn run(_args: Args) -> anyhow::Result<()> {
-    anyhow::bail!("not written yet")
+use std::io::{IsTerminal, Read, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use serde_json::json;
+use tessera_harmony::message::{Conversation, DeveloperConfig, Message, SystemConfig};
+use tessera_harmony::render::{History, Renderer};
+use tessera_harmony::tokenizer::Tokenizer;
+use tessera_model::{Sampling, Token};
+
+use crate::answer::{Answer, Piece};
+use crate::args::{Effort, ModelArgs, SamplingArgs, at_least_one};
+use crate::interrupt::{self, Interrupted, Second};
+use crate::opened::{self, Opened};
+use crate::screen::{Reasoning, Screen};
+use crate::session::{self, Finish, Rollback, Session, Timings};
+use crate::{date, executor};
+
+/// New tokens where neither --max-tokens nor --context says otherwise.
+const DEFAULT_MAX_TOKENS: usize = 4096;
+
+/// Answer one prompt
+///
+/// Only the answer goes to stdout, as it is generated; everything else goes to stderr. Ctrl-C stops it and keeps what is
+/// there (exit status 130).
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  tessera generate 'Why is the sky blue?'                         a first look, without a model
+  tessera generate -m openai/gpt-oss-20b 'Why is the sky blue?'   from the hub, or its cache
+  tessera generate -m ./gpt-oss-20b --reasoning high --show-reasoning 'Is 2027 prime?'
+  git diff | tessera generate -m ./gpt-oss-20b --system 'Write a commit message.' -
+  tessera generate -m ./gpt-oss-20b --raw --temperature 0 -n 20 'The capital of France is'
+  tessera generate -m ./gpt-oss-20b --json 'Hi' | jq .text
+  tessera generate -m ./gpt-oss-20b --tokens ids.json -n 8        token ids in, token ids out")]
+pub struct Args {
+    /// What to answer; - reads it from stdin
+    prompt: Option<String>,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// Most tokens to generate [default: 4096, or what --context leaves]
+    #[arg(short = 'n', long, value_name = "TOKENS", value_parser = at_least_one)]
+    max_tokens: Option<usize>,
+    /// End the answer where it contains this; may be repeated
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    stop: Vec<String>,
+    /// How much to think before answering
+    #[arg(long, value_enum, default_value_t = Effort::Medium)]
+    reasoning: Effort,
+    /// Instructions for the whole conversation
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Date the model is told [default: today, UTC]
+    #[arg(long, value_name = "YYYY-MM-DD")]
+    date: Option<String>,
+    /// Continue the prompt as it stands: no chat format, control tokens such as <|start|> mean themselves
+    #[arg(long, conflicts_with_all = ["system", "reasoning", "date", "show_reasoning"])]
+    raw: bool,
+    /// Show the reasoning on stderr
+    #[arg(long)]
+    show_reasoning: bool,
+    /// Prompt as a JSON array of token ids; the answer is one, too, and no tokenizer is needed
+    #[arg(
+        long,
+        value_name = "FILE.json",
+        conflicts_with_all = ["prompt", "raw", "system", "reasoning", "date", "show_reasoning", "stop"]
+    )]
+    tokens: Option<PathBuf>,
+    /// Print one JSON object when done: text, reasoning, tokens, finish_reason, seed, timings
+    #[arg(long)]
+    json: bool,
+    /// No timings on stderr
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let job = match &args.tokens {
+        Some(file) => Job::from_ids(&args, file)?,
+        None => Job::from_text(&args)?,
+    };
+    let loaded = started.elapsed();
+    let run = job.run(&args, started)?;
+    if args.json {
+        writeln!(std::io::stdout(), "{}", run.to_json(loaded))?;
+    }
+    if !args.quiet {
+        eprintln!("{}", run.summary(loaded));
+    }
+    if run.finish == Finish::Interrupted { Err(Interrupted.into()) } else { Ok(()) }
+}
+
+/// A prompt, its model, and a reader for the answer.
+struct Job {
+    opened: Opened,
+    prompt: Vec<Token>,
+    answer: Answer,
+    form: Form,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Text,
+    Ids,
+}
+
+/// What came out.
+struct Run {
+    answer: Answer,
+    form: Form,
+    prompt_tokens: usize,
+    sampling: Sampling,
+    finish: Finish,
+    timings: Timings,
+    first_token: Option<Duration>,
+}
+
+impl Job {
+    fn from_text(args: &Args) -> anyhow::Result<Self> {
+        let text = read_prompt(args)?;
+        let (opened, tokenizer) = opened::with_tokenizer(args.model.model.as_deref())?;
+        let stop_ids = opened::stop_ids(&opened, Some(&tokenizer));
+        let stops = args.stop.clone();
+        let (prompt, answer) = if args.raw {
+            (tokenizer.encode_with_specials(&text), Answer::raw(&tokenizer, stop_ids, stops))
+        } else {
+            (render(args, &tokenizer, &text)?, Answer::harmony(&tokenizer, stop_ids, stops)?)
+        };
+        Ok(Self { opened, prompt, answer, form: Form::Text })
+    }
+
+    fn from_ids(args: &Args, file: &std::path::Path) -> anyhow::Result<Self> {
+        let opened = opened::without_tokenizer(args.model.model.as_deref())?;
+        let prompt = opened::read_token_ids(file, opened.checkpoint.config().vocab_size)?;
+        let answer = Answer::ids(opened::stop_ids(&opened, None));
+        Ok(Self { opened, prompt, answer, form: Form::Ids })
+    }
+
+    fn run(self, args: &Args, started: Instant) -> anyhow::Result<Run> {
+        let Self { opened, prompt, mut answer, form } = self;
+        let config = opened.checkpoint.config();
+        let (context, max_tokens) = room(args, prompt.len(), config.max_position_embeddings)?;
+        session::check_prompt(&prompt, context)?;
+        let sampling = args.sampling.sampling(&opened.path);
+        let limits = session::limits(config, context, Rollback(0));
+        let executor = executor::open(&opened.checkpoint, args.model.precision, limits, args.model.threads);
+        let mut session = Session::new(executor, config, limits, context);
+        let mut screen = Screen::new(if args.show_reasoning { Reasoning::Shown } else { Reasoning::Hidden });
+        let mut first_token = None;
+        let _listening = interrupt::listen(Second::Ends);
+        let (finish, timings) = session.generate(&prompt, max_tokens, sampling, |token| {
+            first_token.get_or_insert_with(|| started.elapsed());
+            match form {
+                Form::Ids if !args.json => screen.id(token)?,
+                _ => {}
+            }
+            answer.push(token, &mut |piece| show(&mut screen, args, piece))
+        })?;
+        answer.finish(&mut |piece| show(&mut screen, args, piece))?;
+        match form {
+            Form::Ids if !args.json => screen.end_ids()?,
+            _ => screen.end()?,
+        }
+        Ok(Run { answer, form, prompt_tokens: prompt.len(), sampling, finish, timings, first_token })
+    }
+}
+
+fn show(screen: &mut Screen, args: &Args, piece: Piece) -> anyhow::Result<()> {
+    match piece {
+        Piece::Text(_) if args.json => Ok(()),
+        piece => Ok(screen.show(&piece)?),
+    }
+}
+
+fn render(args: &Args, tokenizer: &Tokenizer, text: &str) -> anyhow::Result<Vec<Token>> {
+    let renderer = Renderer::new(tokenizer)?;
+    let mut conversation = Conversation::new([Message::system(SystemConfig {
+        current_date: Some(args.date.clone().unwrap_or_else(date::today)),
+        reasoning_effort: Some(args.reasoning.into()),
+        ..SystemConfig::default()
+    })]);
+    if let Some(system) = &args.system {
+        let developer = DeveloperConfig { instructions: Some(system.clone()), ..DeveloperConfig::default() };
+        conversation.messages.push(Message::developer(developer));
+    }
+    conversation.messages.push(Message::user(text));
+    Ok(renderer.render_for_completion(&conversation, History::default()))
+}
+
+/// The prompt from the command line or stdin, whose last line end is the shell's, not the user's.
+fn read_prompt(args: &Args) -> anyhow::Result<String> {
+    let text = match args.prompt.as_deref() {
+        None if std::io::stdin().is_terminal() => {
+            let message = "no prompt: give one, or - to read it from stdin";
+            crate::usage_error("generate", message);
+        }
+        None | Some("-") => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).context("cannot read the prompt from stdin")?;
+            text.strip_suffix('\n').map(str::to_owned).unwrap_or(text)
+        }
+        Some(text) => text.to_owned(),
+    };
+    if text.is_empty() || (!args.raw && text.trim().is_empty()) {
+        bail!("the prompt is empty: nothing to answer");
+    }
+    Ok(text)
+}
+
+/// Context and most new tokens, from flags, the prompt's length and the model's limit.
+fn room(args: &Args, prompt: usize, model_max: usize) -> anyhow::Result<(usize, usize)> {
+    if let Some(context) = args.model.context {
+        if context > model_max {
+            bail!("--context {context} is more than the model's own limit of {model_max} tokens");
+        }
+        return Ok((context, args.max_tokens.unwrap_or(context)));
+    }
+    let max_tokens = args.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
+    Ok((prompt.saturating_add(max_tokens).min(model_max), max_tokens))
+}
+
+impl Run {
+    fn to_json(&self, loaded: Duration) -> serde_json::Value {
+        let (text, reasoning) = match self.form {
+            Form::Text => (Some(&self.answer.text), Some(&self.answer.reasoning)),
+            Form::Ids => (None, None),
+        };
+        let t = &self.timings;
+        json!({
+            "text": text,
+            "reasoning": reasoning,
+            "tokens": self.answer.tokens,
+            "prompt_tokens": self.prompt_tokens,
+            "finish_reason": self.finish.name(),
+            "seed": self.sampling.seed,
+            "timings": {
+                "load_s": loaded.as_secs_f64(),
+                "first_token_s": self.first_token.map(|d| d.as_secs_f64()),
+                "prompt_s": t.prompt.as_secs_f64(),
+                "prompt_per_second": rate(t.prompt_tokens, t.prompt),
+                "decode_s": t.decode.as_secs_f64(),
+                "decode_per_second": rate(t.decode_tokens, t.decode),
+            },
+        })
+    }
+
+    fn summary(&self, loaded: Duration) -> String {
+        let t = &self.timings;
+        let seed = match self.sampling.temperature {
+            0.0 => "greedy".to_owned(),
+            _ => format!("seed {}", self.sampling.seed),
+        };
+        format!(
+            "load {:.2} s, prompt {} tokens {:.2} s ({:.1}/s), answer {} tokens {:.2} s ({:.1}/s), first token after \
+             {:.2} s, {}, {seed}",
+            loaded.as_secs_f64(),
+            self.prompt_tokens,
+            t.prompt.as_secs_f64(),
+            rate(t.prompt_tokens, t.prompt),
+            self.answer.tokens.len(),
+            t.decode.as_secs_f64(),
+            rate(t.decode_tokens, t.decode),
+            self.first_token.unwrap_or_default().as_secs_f64(),
+            self.finish.name(),
+        )
+    }
+}
+
+/// Tokens per second; 0 where nothing ran.
+fn rate(tokens: usize, time: Duration) -> f64 {
+    if time.is_zero() { 0.0 } else { tokens as f64 / time.as_secs_f64() }
 }

@@ -1,6 +1,89 @@
-#[derive(clap::Args)]
-pub struct Args {}
+//! `tessera logits`: token ids in, logits out, for people who compare engines.
 
-pub fn run(_args: Args) -> anyhow::Result<()> {
-    anyhow::bail!("not written yet")
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use tessera_model::{Limits, Token};
+
+use crate::args::at_least_one;
+use crate::executor::{self, Precision};
+use crate::interrupt::{self, Second};
+use crate::npy;
+use crate::opened::{self, Opened};
+use crate::session::Session;
+
+/// Positions of one step: their logits, 0.8 MB each for gpt-oss, are held in memory.
+const CHUNK: usize = 128;
+
+/// Write the logits of a list of tokens
+///
+/// The output is a NumPy file of float32 [N, vocabulary]: row i holds the logits for the token after position i of the
+/// last N.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  echo '[200006, 1428, 200008]' > ids.json
+  tessera logits openai/gpt-oss-20b --tokens ids.json --out logits.npy
+  tessera logits ./gpt-oss-20b --tokens ids.json --last 1 --precision f32 --out last.npy
+  python -c \"import numpy; print(numpy.load('logits.npy').argmax(-1))\"")]
+pub struct Args {
+    /// Checkpoint folder, .safetensors file, index, or hub id
+    model: String,
+    /// JSON array of token ids
+    #[arg(long, value_name = "FILE.json")]
+    tokens: PathBuf,
+    /// How many positions, counted from the end [default: all]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    last: Option<usize>,
+    /// How exactly to compute
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    precision: Precision,
+    /// Threads that compute [default: all cores]
+    #[arg(short, long, env = "TESSERA_THREADS", value_parser = at_least_one)]
+    threads: Option<usize>,
+    /// File to write; it appears when it is complete
+    #[arg(long, value_name = "FILE.npy")]
+    out: PathBuf,
+}
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let opened = opened::without_tokenizer(Some(&args.model))?;
+    let config = opened.checkpoint.config();
+    let tokens = opened::read_token_ids(&args.tokens, config.vocab_size)?;
+    let (n_tokens, max) = (tokens.len(), config.max_position_embeddings);
+    if n_tokens > max {
+        bail!("{}: {n_tokens} tokens, more than the model's context of {max}", args.tokens.display());
+    }
+    let rows = args.last.unwrap_or(n_tokens);
+    if rows > n_tokens {
+        bail!("--last {rows} is more than the {n_tokens} tokens of {}", args.tokens.display());
+    }
+    let partial = partial_path(&args.out);
+    let written = write(&args, &opened, &tokens, rows, &partial);
+    if let Err(error) = written.and_then(|()| Ok(std::fs::rename(&partial, &args.out)?)) {
+        let _ = std::fs::remove_file(&partial);
+        return Err(error).with_context(|| format!("cannot write {}", args.out.display()));
+    }
+    eprintln!("wrote {}: float32 [{rows}, {}]", args.out.display(), config.vocab_size);
+    Ok(())
+}
+
+fn write(args: &Args, opened: &Opened, tokens: &[Token], rows: usize, path: &Path) -> anyhow::Result<()> {
+    let config = opened.checkpoint.config();
+    let _listening = interrupt::listen(Second::Ends);
+    let mut out = BufWriter::new(File::create(path)?);
+    npy::write_header(&mut out, rows, config.vocab_size)?;
+    let limits = Limits::for_sequences(config, 1, tokens.len(), CHUNK.min(tokens.len()));
+    let executor = executor::open(&opened.checkpoint, args.precision, limits, args.threads);
+    let mut session = Session::new(executor, config, limits, tokens.len());
+    session.logits(tokens, rows, |logits| Ok(npy::write_values(&mut out, logits)?))?;
+    Ok(out.flush()?)
+}
+
+/// Beside the file, so that a rename can put it in place.
+fn partial_path(out: &Path) -> PathBuf {
+    let mut name = out.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    out.with_file_name(name)
 }

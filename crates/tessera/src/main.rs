@@ -1,23 +1,45 @@
 //! The binary: the only place that knows flags, HTTP, JSON and environment variables.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
+mod answer;
+mod args;
 mod bench;
 mod chat;
 mod convert;
+mod date;
+mod demo;
+mod executor;
 mod generate;
 mod hub;
 mod inspect;
+mod interrupt;
 mod logits;
+mod npy;
+mod opened;
 mod progress;
+mod screen;
+mod session;
 mod source;
 mod synth;
+mod term;
 mod verify;
 
+/// Run OpenAI gpt-oss checkpoints: any published one in, text out
 #[derive(Parser)]
-#[command(name = "tessera", version, about)]
+#[command(name = "tessera", version = env!("TESSERA_VERSION"))]
+#[command(after_help = "Examples:
+  tessera generate 'Why is the sky blue?'                         a first look, without a model
+  tessera generate -m openai/gpt-oss-20b 'Why is the sky blue?'   one answer
+  tessera chat -m openai/gpt-oss-20b                              a conversation
+  tessera inspect openai/gpt-oss-20b                              what a checkpoint holds
+  tessera verify openai/gpt-oss-20b                               whether it computes what it should
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
+Environment: TESSERA_MODEL, TESSERA_THREADS, HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE, NO_COLOR, RUST_LOG.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -25,32 +47,81 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Inspect(inspect::Args),
-    Convert(convert::Args),
-    Synth(synth::Args),
     Generate(generate::Args),
     Chat(chat::Args),
-    Logits(logits::Args),
+    Inspect(inspect::Args),
     Verify(verify::Args),
+    Convert(convert::Args),
+    Synth(synth::Args),
+    Logits(logits::Args),
     Bench(bench::Args),
+    Completions(CompletionsArgs),
+}
+
+/// Print a completion script for a shell
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  tessera completions bash > ~/.local/share/bash-completion/completions/tessera
+  tessera completions zsh > ~/.zfunc/_tessera
+  tessera completions fish > ~/.config/fish/completions/tessera.fish")]
+struct CompletionsArgs {
+    shell: clap_complete::Shell,
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Inspect(args) => inspect::run(args),
-        Command::Convert(args) => convert::run(args),
-        Command::Synth(args) => synth::run(args),
+    let cli = Cli::parse();
+    start_logging();
+    interrupt::install();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => exit_code(&error),
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Generate(args) => generate::run(args),
         Command::Chat(args) => chat::run(args),
-        Command::Logits(args) => logits::run(args),
+        Command::Inspect(args) => inspect::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Convert(args) => convert::run(args),
+        Command::Synth(args) => synth::run(args),
+        Command::Logits(args) => logits::run(args),
         Command::Bench(args) => bench::run(args),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
+        Command::Completions(args) => completions(args.shell),
     }
+}
+
+/// Says what went wrong, if that is not known already: a reader that closed the pipe has all it wants.
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    let is_closed_pipe = |e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe;
+    if error.chain().filter_map(|cause| cause.downcast_ref()).any(is_closed_pipe) {
+        return ExitCode::SUCCESS;
+    }
+    if error.downcast_ref::<interrupt::Interrupted>().is_none() {
+        eprintln!("error: {error:#}");
+    }
+    if interrupt::stopped() { ExitCode::from(interrupt::EXIT_STATUS) } else { ExitCode::FAILURE }
+}
+
+/// Ends the program as clap does for flags it cannot read: message, usage, exit status 2.
+fn usage_error(subcommand: &str, message: &str) -> ! {
+    let mut command = Cli::command();
+    command.build();
+    let command = command.find_subcommand_mut(subcommand).expect("the caller names a subcommand");
+    command.error(clap::error::ErrorKind::MissingRequiredArgument, message).exit()
+}
+
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "tessera", &mut script);
+    Ok(io::stdout().write_all(&script)?)
+}
+
+/// Diagnostics on stderr, as much as `RUST_LOG` asks for; warnings without it.
+fn start_logging() {
+    use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into()).from_env_lossy();
+    let colour = term::Style::of(&io::stderr()) == term::Style::Ansi;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colour).without_time().init();
 }

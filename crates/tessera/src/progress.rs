@@ -1,34 +1,30 @@
 //! Progress of long writes: a bar on stderr where that is a terminal, and Ctrl-C as a request to stop.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::interrupt::{self, Listening, Second};
 
 /// A bar of bytes; hidden where stderr is no terminal.
 pub struct BytesDone {
     bar: ProgressBar,
-    interrupted: Arc<AtomicBool>,
+    _listening: Listening,
 }
 
 impl BytesDone {
-    /// Shows the bar and, until the process ends, turns Ctrl-C into a `Break` of the work.
+    /// Shows the bar and, until it is dropped, turns Ctrl-C into a `Break` of the work.
     pub fn start(verb: &'static str) -> Self {
         let template = "{msg} [{bar:40}] {bytes}/{total_bytes} {bytes_per_sec} {eta}";
         let style = ProgressStyle::with_template(template).expect("a fixed template").progress_chars("=> ");
         let bar = ProgressBar::new(0).with_style(style).with_message(verb);
-        let interrupted = Arc::new(AtomicBool::new(false));
-        let flag = interrupted.clone();
-        // A handler that is already there stops the process by itself.
-        let _ = ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed));
-        Self { bar, interrupted }
+        Self { bar, _listening: interrupt::listen(Second::Ends) }
     }
 
     pub fn at(&self, done: u64, total: u64) -> ControlFlow<()> {
         self.bar.set_length(total);
         self.bar.set_position(done);
-        if self.interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if interrupt::stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     pub fn finish(&self) {

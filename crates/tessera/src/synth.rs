@@ -45,23 +45,28 @@ enum LayoutArg {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let like = args.like;
     let layout = match args.layout {
         LayoutArg::Hf => Layout::Hf,
         LayoutArg::Original => Layout::Original,
         LayoutArg::Bf16 => Layout::Bf16,
     };
-    let mut spec = Spec::new(like.config(), args.seed).layout(layout);
-    if !like.speaks_harmony() {
-        spec.tokenizer = Some(tiny::byte_level_tokenizer_json(&[]));
-        spec.config.eos_token_ids = tiny_stop_ids();
-    }
+    let spec = spec(args.like, args.seed, layout);
     let bar = BytesDone::start("writing");
     spec.write(&args.destination, &|done, total| bar.at(done, total))
         .with_context(|| format!("cannot make {}", args.destination.display()))?;
     bar.finish();
     eprintln!("wrote {} ({} layout, seed {})", args.destination.display(), layout, args.seed);
     Ok(())
+}
+
+/// A checkpoint with shapes like `like`'s; the small ones bring their own tokenizer of bytes.
+pub fn spec(like: Like, seed: u64, layout: Layout) -> Spec {
+    let mut spec = Spec::new(like.config(), seed).layout(layout);
+    if !like.speaks_harmony() {
+        spec.tokenizer = Some(tiny::byte_level_tokenizer_json(&[]));
+        spec.config.eos_token_ids = tiny_stop_ids();
+    }
+    spec
 }
 
 /// Ids that end an answer in the tokenizer of bytes: those of `<|return|>`, `<|call|>` and `<|endoftext|>`.

@@ -1,0 +1,148 @@
+//! Flags that several commands share.
+
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use serde::Deserialize;
+use tessera_harmony::message::ReasoningEffort;
+use tessera_model::Sampling;
+
+use crate::executor::Precision;
+
+/// Which model, and how to run it.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// Checkpoint folder, .safetensors file, index, or hub id such as openai/gpt-oss-20b[@revision]
+    ///
+    /// A hub id is looked for in the Hugging Face cache and else downloaded into it (HF_HOME, HF_HUB_CACHE, HF_ENDPOINT,
+    /// HF_TOKEN and HF_HUB_OFFLINE are honoured). Without a model, a tiny one of random weights is made and used.
+    #[arg(short, long, env = "TESSERA_MODEL")]
+    pub model: Option<String>,
+    /// How exactly to compute
+    #[arg(long, value_enum, default_value_t = Precision::Bf16)]
+    pub precision: Precision,
+    /// Threads that compute [default: all cores]
+    #[arg(short, long, env = "TESSERA_THREADS", value_parser = at_least_one)]
+    pub threads: Option<usize>,
+    /// Most tokens that prompt and answer have together
+    #[arg(short, long, value_name = "TOKENS", value_parser = at_least_one)]
+    pub context: Option<usize>,
+}
+
+/// How to choose the next token. What is not given comes from the checkpoint's generation_config.json; where that is
+/// missing or says so, the most probable token is taken.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Sampling (defaults: generation_config.json, else greedy)")]
+pub struct SamplingArgs {
+    /// Randomness; 0 always takes the most probable token
+    #[arg(long, value_parser = temperature)]
+    pub temperature: Option<f32>,
+    /// Choose among the most probable tokens that together have this probability
+    #[arg(long, value_parser = probability)]
+    pub top_p: Option<f32>,
+    /// Choose among this many most probable tokens; 0 for all
+    #[arg(long)]
+    pub top_k: Option<usize>,
+    /// Number that decides every random choice: the same seed gives the same answer [default: a new one each time]
+    #[arg(long)]
+    pub seed: Option<u64>,
+}
+
+/// How much the model thinks before it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Effort {
+    Low,
+    Medium,
+    High,
+}
+
+impl From<Effort> for ReasoningEffort {
+    fn from(effort: Effort) -> Self {
+        match effort {
+            Effort::Low => Self::Low,
+            Effort::Medium => Self::Medium,
+            Effort::High => Self::High,
+        }
+    }
+}
+
+/// The part of `generation_config.json` that says how to sample.
+#[derive(Debug, Default, Deserialize)]
+struct GenerationConfig {
+    #[serde(default)]
+    do_sample: bool,
+    temperature: Option<f32>,
+    top_p: Option<f32>,
+    top_k: Option<usize>,
+}
+
+impl SamplingArgs {
+    /// The flags, completed from the checkpoint's defaults.
+    pub fn sampling(&self, checkpoint: &Path) -> Sampling {
+        self.over(&generation_config(checkpoint))
+    }
+
+    fn over(&self, defaults: &GenerationConfig) -> Sampling {
+        let default_temperature = if defaults.do_sample { defaults.temperature.unwrap_or(1.0) } else { 0.0 };
+        Sampling {
+            temperature: self.temperature.unwrap_or(default_temperature),
+            top_p: self.top_p.or(defaults.top_p).unwrap_or(1.0),
+            top_k: self.top_k.or(defaults.top_k).unwrap_or(0),
+            seed: self.seed.unwrap_or_else(new_seed),
+        }
+    }
+}
+
+/// Defaults only: a file that cannot be read is as none.
+fn generation_config(checkpoint: &Path) -> GenerationConfig {
+    let folder = if checkpoint.is_dir() { checkpoint.to_owned() } else { parent(checkpoint) };
+    let json = std::fs::read(folder.join("generation_config.json")).unwrap_or_default();
+    serde_json::from_slice(&json).unwrap_or_default()
+}
+
+fn parent(path: &Path) -> PathBuf {
+    path.parent().unwrap_or(Path::new("")).to_owned()
+}
+
+/// Short enough to be typed again.
+fn new_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id()) & u64::from(u32::MAX)
+}
+
+pub fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number from 1 on".to_owned())
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    let valid = |t: &f32| t.is_finite() && *t >= 0.0;
+    text.parse().ok().filter(valid).ok_or_else(|| "expected a number from 0 on".to_owned())
+}
+
+fn probability(text: &str) -> Result<f32, String> {
+    let valid = |p: &f32| *p > 0.0 && *p <= 1.0;
+    text.parse().ok().filter(valid).ok_or_else(|| "expected a number above 0 and at most 1".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NO_FLAGS: SamplingArgs = SamplingArgs { temperature: None, top_p: None, top_k: None, seed: Some(7) };
+
+    fn check(flags: &SamplingArgs, config: &str, expect: (f32, f32, usize)) {
+        let got = flags.over(&serde_json::from_str(config).unwrap());
+        assert_eq!((got.temperature, got.top_p, got.top_k), expect, "{config}");
+    }
+
+    #[test]
+    fn defaults_come_from_the_generation_config() {
+        check(&NO_FLAGS, "{}", (0.0, 1.0, 0));
+        check(&NO_FLAGS, r#"{"do_sample": true, "bos_token_id": 1}"#, (1.0, 1.0, 0));
+        check(&NO_FLAGS, r#"{"do_sample": false, "temperature": 0.7}"#, (0.0, 1.0, 0));
+        check(&NO_FLAGS, r#"{"do_sample": true, "temperature": 0.7, "top_p": 0.9, "top_k": 40}"#, (0.7, 0.9, 40));
+        let flags = SamplingArgs { temperature: Some(0.5), top_k: Some(3), ..NO_FLAGS };
+        check(&flags, r#"{"do_sample": true, "temperature": 0.7, "top_p": 0.9, "top_k": 40}"#, (0.5, 0.9, 3));
+    }
+}

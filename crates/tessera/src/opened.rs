@@ -1,0 +1,94 @@
+//! A checkpoint with its tokenizer, opened together: parsing the vocabulary takes as long as checking the weights.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use tessera_harmony::tokenizer::Tokenizer;
+use tessera_model::Token;
+use tessera_model::checkpoint::Checkpoint;
+
+use crate::{demo, source};
+
+/// A checkpoint, and where it is.
+pub struct Opened {
+    pub path: PathBuf,
+    pub checkpoint: Checkpoint,
+}
+
+/// Finds the model that `spec` names (the demo without one) and opens it together with its tokenizer.
+///
+/// # Errors
+/// When either cannot be opened, or the tokenizer is not this model's.
+pub fn with_tokenizer(spec: Option<&str>) -> anyhow::Result<(Opened, Tokenizer)> {
+    let path = locate(spec)?;
+    let (opened, tokenizer) = std::thread::scope(|scope| {
+        let tokenizer = scope.spawn(|| source::tokenizer(&path));
+        let opened = open(&path);
+        (opened, tokenizer.join().expect("reading a tokenizer does not panic"))
+    });
+    let (opened, tokenizer) = (opened?, tokenizer?);
+    check_match(&tokenizer, &opened.checkpoint).with_context(|| path.display().to_string())?;
+    Ok((opened, tokenizer))
+}
+
+/// As [`with_tokenizer`], for token ids in and out.
+pub fn without_tokenizer(spec: Option<&str>) -> anyhow::Result<Opened> {
+    open(&locate(spec)?)
+}
+
+fn locate(spec: Option<&str>) -> anyhow::Result<PathBuf> {
+    spec.map_or_else(demo::folder, source::resolve)
+}
+
+fn open(path: &Path) -> anyhow::Result<Opened> {
+    let checkpoint = Checkpoint::open(path)?;
+    for note in checkpoint.notes() {
+        eprintln!("note: {note}");
+    }
+    Ok(Opened { path: path.to_owned(), checkpoint })
+}
+
+/// Tokenizers of other models are told by ids that the model does not have, or by the lack of its stop tokens.
+fn check_match(tokenizer: &Tokenizer, checkpoint: &Checkpoint) -> anyhow::Result<()> {
+    let config = checkpoint.config();
+    let max_id = tokenizer.max_id();
+    if max_id as usize >= config.vocab_size {
+        bail!(
+            "tokenizer.json has ids up to {max_id}, but the model's vocabulary ends at {}: it is another model's \
+             tokenizer; fetch the one published with this checkpoint",
+            config.vocab_size - 1
+        );
+    }
+    let stops = &config.eos_token_ids;
+    if !stops.is_empty() && !stops.iter().any(|&id| tokenizer.is_control(id)) {
+        bail!(
+            "tokenizer.json has none of the model's stop tokens {stops:?} as control tokens: it is another model's \
+             tokenizer; fetch the one published with this checkpoint"
+        );
+    }
+    Ok(())
+}
+
+/// Reads a JSON array of token ids, each in the model's vocabulary.
+pub fn read_token_ids(file: &Path, vocab_size: usize) -> anyhow::Result<Vec<Token>> {
+    let name = || file.display().to_string();
+    let json = std::fs::read(file).with_context(name)?;
+    let ids: Vec<Token> =
+        serde_json::from_slice(&json).with_context(|| format!("{}: expected a JSON array of token ids", name()))?;
+    if let Some(at) = ids.iter().position(|&id| id as usize >= vocab_size) {
+        bail!("{}: token {at} has id {}, but the model's vocabulary ends at {}", name(), ids[at], vocab_size - 1);
+    }
+    if ids.is_empty() {
+        bail!("{}: the list of tokens is empty: nothing to continue", name());
+    }
+    Ok(ids)
+}
+
+/// Tokens that end an answer: the checkpoint's, and harmony's where the tokenizer has them.
+pub fn stop_ids(opened: &Opened, tokenizer: Option<&Tokenizer>) -> Vec<Token> {
+    let mut ids = opened.checkpoint.config().eos_token_ids.clone();
+    if let Some(Ok(specials)) = tokenizer.map(Tokenizer::specials) {
+        ids.extend(specials.stop_ids());
+    }
+    ids
+}
