@@ -214,7 +214,7 @@ mod tests {
         check(&["bcx"], "abcd", "a|||bcd|");
         check(&["aab"], "aaab", "||a||STOP|");
         check(&["bcd", "c"], "abcd", "a||b|STOP|");
-        check(&["ende"], "ein end", "e|i|n| ||||end");
+        check(&["ende"], "ein end", "|ei|n| ||||end");
         check(&["é!"], "né!", "n|||STOP|");
     }
 }

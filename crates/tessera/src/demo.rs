@@ -37,7 +37,8 @@ fn make(folder: &Path) -> anyhow::Result<()> {
     }
 }
 
-fn cache_folder() -> PathBuf {
+/// Where this program keeps what it can make again.
+pub fn cache_folder() -> PathBuf {
     let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = path("XDG_CACHE_HOME").or_else(|| path("HOME").map(|home| home.join(".cache")));
     cache.unwrap_or_else(std::env::temp_dir).join("tessera")
