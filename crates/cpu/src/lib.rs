@@ -6,6 +6,7 @@
 //! arithmetic; both take their facts from `tessera-model`.
 
 mod attention;
+mod ceiling;
 mod executor;
 mod forward;
 mod kv;
@@ -16,6 +17,7 @@ mod oracle;
 mod pool;
 mod simd;
 
+pub use ceiling::memory_read_rate;
 pub use executor::{CpuExecutor, CpuOptions};
 pub use oracle::OracleExecutor;
 pub use simd::Isa;

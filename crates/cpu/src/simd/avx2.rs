@@ -44,6 +44,7 @@ pub static KERNELS: Kernels = Kernels {
     swiglu: enter!(|gate_up, alpha, limit, out| swiglu(gate_up, alpha, limit, out)),
     split_row: enter!(|x, out| split_row(x, out)),
     quantize_row: enter!(|x, q, scales| quantize_row(x, q, scales)),
+    fold: enter!(|memory| fold(memory)),
 };
 
 #[target_feature(enable = "avx2,fma")]
@@ -425,4 +426,9 @@ fn split_row(x: &[f32], out: &mut [f32]) {
 #[target_feature(enable = "avx2,fma")]
 fn quantize_row(x: &[f32], q: &mut [i16], scales: &mut [f32]) {
     crate::operand::quantize_row(x, q, scales);
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn fold(memory: &[u64]) -> u64 {
+    portable::fold(memory)
 }

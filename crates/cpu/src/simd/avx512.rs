@@ -29,6 +29,9 @@ const VALUE_DIMS: usize = 64;
 /// How far ahead of a row's codes the next ones are asked for: the hardware stops at each 4 KiB page.
 const PREFETCH_BYTES: usize = 4096;
 
+/// How far ahead packing asks for codes: some more than a panel takes of a row.
+const PACK_PREFETCH_BYTES: usize = 192;
+
 /// A safe function pointer that enters a function compiled for this module's features.
 macro_rules! enter {
     (|$($arg:ident),*| $call:expr) => {
@@ -54,6 +57,7 @@ pub static KERNELS: Kernels = Kernels {
     swiglu: enter!(|gate_up, alpha, limit, out| swiglu(gate_up, alpha, limit, out)),
     split_row: enter!(|x, out| split_row(x, out)),
     quantize_row: enter!(|x, q, scales| quantize_row(x, q, scales)),
+    fold: enter!(|memory| fold(memory)),
 };
 
 /// The table of doubled E2M1 values, twice, so that a lookup by 5 bits ignores the highest.
@@ -266,6 +270,12 @@ fn pack_mxfp4(w: MxRows, blocks: Range<usize>, panel: &mut MxPanel) {
             scales[i] = w.row_scales(row(i));
         }
         for (i, b) in blocks.clone().enumerate() {
+            if i % CHUNK_BLOCKS == 0 {
+                // What the next panel will read: the rows are too far apart for the hardware to see a stream.
+                for row in codes {
+                    _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(b * BLOCK_BYTES + PACK_PREFETCH_BYTES).cast());
+                }
+            }
             // SAFETY: each row has blocks.end blocks of 16 bytes.
             let quads = unsafe { transpose_quads(&codes, b * BLOCK_BYTES) };
             let out = &mut panel.codes[i * BLOCK * PANEL_ROWS..][..BLOCK * PANEL_ROWS];
@@ -568,4 +578,9 @@ fn split_row(x: &[f32], out: &mut [f32]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
 fn quantize_row(x: &[f32], q: &mut [i16], scales: &mut [f32]) {
     crate::operand::quantize_row(x, q, scales);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
+fn fold(memory: &[u64]) -> u64 {
+    portable::fold(memory)
 }

@@ -93,6 +93,8 @@ pub struct Kernels {
     pub swiglu: fn(gate_up: &[f32], alpha: f32, limit: f32, out: &mut [f32]),
     pub split_row: fn(x: &[f32], out: &mut [f32]),
     pub quantize_row: fn(x: &[f32], q: &mut [i16], scales: &mut [f32]),
+    /// Reads memory and does next to nothing with it.
+    pub fold: fn(memory: &[u64]) -> u64,
 }
 
 impl Isa {

@@ -24,6 +24,7 @@ pub static KERNELS: Kernels = Kernels {
     swiglu: |gate_up, alpha, limit, out| swiglu::<Separate>(gate_up, alpha, limit, out),
     split_row: |x, out| split_row(x, out),
     quantize_row: |x, q, scales| quantize_row(x, q, scales),
+    fold: |memory| fold(memory),
 };
 
 /// `a * b + c`, fused where the instruction set does it in one go.
@@ -234,4 +235,17 @@ pub fn swiglu<M: MulAdd>(gate_up: &[f32], alpha: f32, limit: f32, out: &mut [f32
         let up = if up < -limit { -limit } else { up };
         *out = gate / (1.0 + exp::<M>(-alpha * gate)) * (up + 1.0);
     }
+}
+
+/// Exclusive or of independent lanes, as many as keep the memory busy.
+#[inline(always)]
+pub fn fold(memory: &[u64]) -> u64 {
+    const LANES: usize = 64;
+    let mut lanes = [0u64; LANES];
+    for chunk in memory.chunks_exact(LANES) {
+        for (lane, v) in lanes.iter_mut().zip(chunk) {
+            *lane ^= v;
+        }
+    }
+    lanes.iter().fold(0, |a, b| a ^ b)
 }
