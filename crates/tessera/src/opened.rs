@@ -42,6 +42,7 @@ fn locate(spec: Option<&str>) -> anyhow::Result<PathBuf> {
 
 fn open(path: &Path) -> anyhow::Result<Opened> {
     let checkpoint = Checkpoint::open(path)?;
+    tracing::info!("opened {} ({} layout)", path.display(), checkpoint.layout());
     for note in checkpoint.notes() {
         eprintln!("note: {note}");
     }

@@ -1,0 +1,194 @@
+//! What every command keeps to: exit status, help, pipes, signals, colour.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::runner::{Model, finish, read_json, run, tessera};
+
+const COMMANDS: [&str; 8] = ["generate", "chat", "inspect", "verify", "convert", "synth", "logits", "completions"];
+/// Far more than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A run that goes on for minutes, on the slow precision.
+fn endless(model: &Model) -> Child {
+    let ids = model.beside("ids.json", "[1, 2, 3]");
+    let mut command = tessera(&["generate", "-m", model.arg(), "--tokens", &ids, "--context", "131072"]);
+    command.args(["--precision", "f32"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+#[track_caller]
+fn wait(child: &mut Child) -> Option<i32> {
+    let started = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        if started.elapsed() > PATIENCE {
+            child.kill().unwrap();
+            panic!("the command did not end");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn interrupt(child: &Child) {
+    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn every_command_has_help_with_examples() {
+    for command in COMMANDS {
+        let help = run(&[command, "--help"]).ok();
+        assert!(help.contains("Examples:") && help.contains(&format!("tessera {command} ")), "{command}: {help}");
+    }
+    let help = run(&["--help"]).ok();
+    assert!(COMMANDS.iter().all(|command| help.contains(command)) && help.contains("Exit status"), "{help}");
+}
+
+#[test]
+fn the_version_is_the_packages() {
+    let version = run(&["--version"]).ok();
+    assert!(version.starts_with(concat!("tessera ", env!("CARGO_PKG_VERSION"))), "{version}");
+}
+
+#[test]
+fn wrong_usage_is_status_2() {
+    for args in [
+        &[][..],
+        &["nonsense"],
+        &["generate", "--nonsense", "x"],
+        &["generate", "--temperature", "-1", "x"],
+        &["generate", "--temperature", "nan", "x"],
+        &["generate", "--top-p", "0", "x"],
+        &["generate", "--top-p", "1.1", "x"],
+        &["generate", "-n", "0", "x"],
+        &["generate", "--threads", "0", "x"],
+        &["generate", "--stop", "", "x"],
+        &["generate", "--reasoning", "huge", "x"],
+        &["generate", "--raw", "--system", "y", "x"],
+        &["generate", "--tokens", "ids.json", "x"],
+        &["logits", "model"],
+        &["completions", "tcsh"],
+    ] {
+        let output = run(args);
+        assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{args:?}: {}", output.stderr);
+        assert!(output.stderr.contains("Usage:") || output.stderr.contains("--help"), "{args:?}: {}", output.stderr);
+    }
+}
+
+#[test]
+fn completions_know_the_commands() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = run(&["completions", shell]).ok();
+        assert!(script.contains("show-reasoning") && script.contains("generate"), "{shell}");
+    }
+}
+
+#[test]
+fn ctrl_c_keeps_what_is_there_and_ends_with_130() {
+    let model = Model::endless();
+    let mut child = endless(&model);
+    let mut stdout = child.stdout.take().unwrap();
+    let mut start = [0; 20];
+    stdout.read_exact(&mut start).unwrap();
+    interrupt(&child);
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    assert_eq!(wait(&mut child), Some(130));
+    let ids = format!("{}{rest}", std::str::from_utf8(&start).unwrap());
+    let ids: Vec<u32> = serde_json::from_str(&ids).expect("the list is closed");
+    assert!(ids.len() > 3);
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert!(stderr.contains(", interrupted, ") && !stderr.contains("error"), "{stderr}");
+}
+
+#[test]
+fn ctrl_c_stops_an_answer_of_a_chat_and_not_the_chat() {
+    let model = Model::endless();
+    let mut command = tessera(&["chat", "-m", model.arg(), "--precision", "f32", "--temperature", "0"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut shown = child.stdout.take().unwrap();
+    let file = model.beside("saved.json", "");
+    for _ in 0..2 {
+        stdin.write_all(b"hello\n").unwrap();
+        shown.read_exact(&mut [0; 10]).unwrap();
+        interrupt(&child);
+    }
+    stdin.write_all(format!("/save {file}\n").as_bytes()).unwrap();
+    drop(stdin);
+    std::thread::spawn(move || shown.read_to_end(&mut Vec::new()));
+    assert_eq!(wait(&mut child), Some(0));
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert_eq!(stderr.matches("[stopped]").count(), 2, "{stderr}");
+    let messages = read_json(file.as_ref())["messages"].as_array().unwrap().clone();
+    let users = messages.iter().filter(|m| m["role"] == "user").count();
+    assert_eq!(users, 2);
+    assert!(messages.len() > 1 + 2, "what was said before Ctrl-C is kept");
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let model = Model::endless();
+    let mut child = endless(&model);
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut [0; 5]).unwrap();
+    drop(stdout);
+    let mut stderr = child.stderr.take().unwrap();
+    assert_eq!(wait(&mut child), Some(0));
+    let mut said = String::new();
+    stderr.read_to_string(&mut said).unwrap();
+    assert_eq!(said, "");
+}
+
+#[test]
+fn help_and_completions_survive_a_closed_pipe() {
+    for args in [&["--help"][..], &["completions", "bash"]] {
+        let mut command = tessera(args);
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        command.stdout(writer).stderr(Stdio::piped());
+        let output = command.output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(!stderr.contains("panicked"), "{args:?}: {stderr}");
+    }
+}
+
+/// Runs under `script`, which gives it a terminal.
+fn on_a_terminal(model: &Model, variables: &[(&str, &str)]) -> String {
+    let line = format!("{} generate -m {} -n 3 hi", env!("CARGO_BIN_EXE_tessera"), model.arg());
+    let mut command = Command::new("script");
+    command.args(["-qec", &line, "/dev/null"]).env("RUST_LOG", "info").env("TERM", "xterm").env_remove("NO_COLOR");
+    command.envs(variables.iter().copied()).stdin(Stdio::null());
+    finish(command).ok()
+}
+
+#[test]
+fn colour_is_for_terminals_that_want_it() {
+    let model = Model::tiny();
+    assert!(on_a_terminal(&model, &[]).contains("\x1b["));
+    assert!(!on_a_terminal(&model, &[("NO_COLOR", "1")]).contains("\x1b["));
+    assert!(!on_a_terminal(&model, &[("TERM", "dumb")]).contains("\x1b["));
+    let mut command = tessera(&["generate", "-m", model.arg(), "-n", "3", "hi"]);
+    command.env("RUST_LOG", "info");
+    let piped = finish(command);
+    assert!(piped.stderr.contains("INFO") && !piped.stderr.contains('\x1b'), "{}", piped.stderr);
+}
+
+#[test]
+fn text_appears_while_it_is_generated() {
+    let model = Model::endless();
+    let mut child = endless(&model);
+    let mut first = Vec::new();
+    BufReader::new(child.stdout.take().unwrap()).read_until(b',', &mut first).unwrap();
+    assert!(first.starts_with(b"["));
+    assert!(child.try_wait().unwrap().is_none(), "it goes on");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}

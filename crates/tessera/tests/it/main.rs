@@ -1,0 +1,10 @@
+//! The binary, run as a user runs it, on tiny checkpoints of random weights.
+
+mod runner;
+
+mod chat;
+mod conventions;
+mod generate;
+mod hub;
+mod hub_server;
+mod logits;
