@@ -1,6 +1,7 @@
 //! One safetensors file: its mapping and the tensors that its header describes.
 
 use std::fs::{File, Metadata};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -34,6 +35,7 @@ pub struct TensorEntry {
 pub(super) struct Shard {
     pub path: PathBuf,
     pub map: Mmap,
+    file: File,
     pub len: u64,
     modified: Option<SystemTime>,
 }
@@ -54,7 +56,12 @@ impl Shard {
         // SAFETY: the mapping is private to reads; that nobody changes the file meanwhile is a documented condition of
         // `Checkpoint::open`, checked as far as it can be by `still_unchanged`.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| CheckpointError::io(path, "map", e))?;
-        Ok(Self { path: path.to_owned(), map, len, modified: modified(&metadata) })
+        Ok(Self { path: path.to_owned(), map, file, len, modified: modified(&metadata) })
+    }
+
+    /// Reads without the mapping: memory does not grow, and a file that shrank is an error.
+    pub fn read_at(&self, offset: usize, out: &mut [u8]) -> Result<(), CheckpointError> {
+        self.file.read_exact_at(out, offset as u64).map_err(|e| CheckpointError::io(&self.path, "read", e))
     }
 
     /// Length and time of change are what they were when the file was opened.

@@ -108,6 +108,18 @@ impl Survey {
         self.bytes(self.parts[&(layer, part)])
     }
 
+    /// Reads bytes of a part, from `start` in it, without the mapping.
+    pub(crate) fn read_part(
+        &self,
+        layer: Option<usize>,
+        part: Part,
+        start: usize,
+        out: &mut [u8],
+    ) -> Result<(), CheckpointError> {
+        let span = self.parts[&(layer, part)];
+        self.shards[span.file].read_at(span.offset + start, out)
+    }
+
     /// Whether no file's length or time of change is another than when it was opened.
     pub(crate) fn still_unchanged(&self) -> Result<(), CheckpointError> {
         self.shards.iter().try_for_each(Shard::still_unchanged)

@@ -1,7 +1,7 @@
 //! Rewriting a checkpoint in another layout: original and Hugging Face either way, and dequantised experts to MXFP4.
 //!
-//! Every byte but the quantised experts' is copied. The work is cut in pieces that several threads read from the mapped
-//! source and write at their place, so memory does not depend on the model's size.
+//! Every byte but the quantised experts' is copied. The work is cut in pieces that several threads read and write at
+//! their place: at most one expert's matrix per thread is in memory.
 
 mod quantise;
 
@@ -17,7 +17,7 @@ use crate::checkpoint::staging::StagedFolder;
 use crate::checkpoint::{CheckpointError, Depth, Layout, Part, Survey, TensorSpec, WriteError};
 use crate::config::{Config, ConfigError};
 use crate::synth::{MAX_SHARD_BYTES, original_dtypes};
-use quantise::{Sums, Tile};
+use quantise::{Expert, Sums};
 
 /// Bytes that a thread copies at a time.
 const COPY_BYTES: usize = 8 << 20;
@@ -100,8 +100,8 @@ impl Conversion {
         let jobs = jobs(&config, from, &specs);
         let sums = Sums::new(&config);
         run_jobs(&jobs, self.threads, staged.destination(), shards.bytes(), progress, |job, scratch| match job {
-            Job::Copy(copy) => copy.run(&survey, &shards),
-            Job::Quantise(tile) => tile.run(&survey, &shards, scratch, &sums),
+            Job::Copy(copy) => copy.run(&survey, &shards, scratch),
+            Job::Quantise(expert) => expert.run(&survey, &shards, scratch, &sums),
         })?;
         survey.still_unchanged()?;
         staged.commit()?;
@@ -183,7 +183,7 @@ fn companions(source: &Path, survey: &Survey) -> Vec<PathBuf> {
 
 enum Job {
     Copy(Copy),
-    Quantise(Tile),
+    Quantise(Expert),
 }
 
 /// Bytes of a part, copied to their place in a tensor.
@@ -197,9 +197,10 @@ struct Copy {
 }
 
 impl Copy {
-    fn run(&self, survey: &Survey, shards: &ShardSet) -> Result<u64, ConvertError> {
-        let bytes = &survey.part(self.layer, self.part)[self.start..][..self.bytes];
-        shards.write_at(self.tensor, self.offset, bytes)?;
+    fn run(&self, survey: &Survey, shards: &ShardSet, scratch: &mut Vec<u8>) -> Result<u64, ConvertError> {
+        scratch.resize(self.bytes, 0);
+        survey.read_part(self.layer, self.part, self.start, scratch)?;
+        shards.write_at(self.tensor, self.offset, scratch)?;
         Ok(self.bytes as u64)
     }
 }
@@ -210,7 +211,7 @@ fn jobs(config: &Config, from: Layout, specs: &[TensorSpec]) -> Vec<Job> {
         match spec.part {
             // Blocks and scales of one projection are made together; the scales follow the blocks in every layout.
             Part::GateUpBlocks | Part::DownBlocks if from == Layout::Bf16 => {
-                jobs.extend(Tile::all(config, spec, tensor, tensor + 1).map(Job::Quantise));
+                jobs.extend(Expert::all(config, spec, tensor, tensor + 1).map(Job::Quantise));
             }
             Part::GateUpScales | Part::DownScales if from == Layout::Bf16 => {}
             _ => {

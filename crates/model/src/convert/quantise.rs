@@ -1,5 +1,6 @@
 //! Dequantised experts `[experts, in, out]` to MXFP4 blocks and scales `[experts, out, in / 32]`.
 
+use std::ops::Range;
 use std::sync::Mutex;
 
 use half::bf16;
@@ -10,7 +11,7 @@ use crate::checkpoint::shards::ShardSet;
 use crate::checkpoint::{Part, Survey, TensorSpec};
 use crate::mxfp4::{BLOCK, BLOCK_BYTES, decode_block, encode_block};
 
-/// Output rows that one piece of work covers: its source columns are read in runs of 256 bytes.
+/// Output rows that are encoded together: columns of the source are read in runs of 256 bytes.
 const TILE_ROWS: usize = 128;
 
 /// What quantising did to one tensor.
@@ -24,73 +25,76 @@ pub struct TensorError {
     pub max_abs_error: f64,
 }
 
-/// Some output rows of one expert's matrix.
-pub(super) struct Tile {
+/// One expert's matrix of one projection.
+pub(super) struct Expert {
     layer: Option<usize>,
     part: Part,
     expert: usize,
-    first_row: usize,
-    n_rows: usize,
-    /// Of the expert's whole matrix.
-    rows: usize,
-    cols: usize,
+    rows: usize,   // outputs
+    cols: usize,   // inputs
     blocks: usize, // position of the tensor in the target's list
     scales: usize,
 }
 
-impl Tile {
-    /// The tiles of one projection; `spec` is its blocks.
-    pub fn all(config: &Config, spec: &TensorSpec, blocks: usize, scales: usize) -> impl Iterator<Item = Tile> + use<> {
+impl Expert {
+    /// The experts of one projection; `spec` is its blocks.
+    pub fn all(config: &Config, spec: &TensorSpec, blocks: usize, scales: usize) -> impl Iterator<Item = Self> + use<> {
         let (layer, part) = (spec.layer, if spec.part == Part::GateUpBlocks { Part::GateUp } else { Part::Down });
         let [experts, cols, rows] = part.shape(config)[..] else { unreachable!("expert matrices have 3 dimensions") };
-        (0..experts).flat_map(move |expert| {
-            (0..rows).step_by(TILE_ROWS).map(move |first_row| {
-                let n_rows = TILE_ROWS.min(rows - first_row);
-                Tile { layer, part, expert, first_row, n_rows, rows, cols, blocks, scales }
-            })
-        })
+        (0..experts).map(move |expert| Self { layer, part, expert, rows, cols, blocks, scales })
     }
 
-    /// Encodes and writes the tile; returns the bytes written.
+    /// Reads, encodes and writes the matrix; returns the bytes written.
     pub fn run(
         &self,
         survey: &Survey,
         shards: &ShardSet,
-        codes: &mut Vec<u8>,
+        source: &mut Vec<u8>,
         sums: &Sums,
     ) -> Result<u64, ConvertError> {
-        let row_blocks = self.cols / BLOCK;
-        let source = survey.part(self.layer, self.part); // BF16 at any alignment, [experts, cols, rows]
-        let mut scales = vec![0u8; self.n_rows * row_blocks];
-        codes.resize(self.n_rows * row_blocks * BLOCK_BYTES, 0);
-        let mut sum = Sum::default();
-        let mut group = vec![[0f32; BLOCK]; self.n_rows];
+        source.resize(self.cols * self.rows * size_of::<bf16>(), 0);
+        survey.read_part(self.layer, self.part, self.expert * source.len(), source)?;
+        let (mut written, mut sum) = (0, Sum::default());
+        for first_row in (0..self.rows).step_by(TILE_ROWS) {
+            let rows = first_row..self.rows.min(first_row + TILE_ROWS);
+            let (codes, scales) = self.encode(source, rows, &mut sum)?;
+            let first = ((self.expert * self.rows + first_row) * (self.cols / BLOCK)) as u64;
+            shards.write_at(self.blocks, first * BLOCK_BYTES as u64, &codes)?;
+            shards.write_at(self.scales, first, &scales)?;
+            written += codes.len() + scales.len();
+        }
+        sums.add(self.layer, self.part, sum);
+        Ok(written as u64)
+    }
+
+    /// Codes and scales of some output rows of `source`, the bytes of `[cols, rows]` BF16.
+    fn encode(&self, source: &[u8], rows: Range<usize>, sum: &mut Sum) -> Result<(Vec<u8>, Vec<u8>), ConvertError> {
+        let (row_blocks, n_rows) = (self.cols / BLOCK, rows.len());
+        let mut scales = vec![0; n_rows * row_blocks];
+        let mut codes = vec![0; n_rows * row_blocks * BLOCK_BYTES];
+        let mut group = vec![[0f32; BLOCK]; n_rows];
         for b in 0..row_blocks {
             for i in 0..BLOCK {
-                let start = (self.expert * self.cols + b * BLOCK + i) * self.rows + self.first_row;
-                let values = source[2 * start..][..2 * self.n_rows].chunks_exact(2);
+                let start = (b * BLOCK + i) * self.rows + rows.start;
+                let values = source[2 * start..][..2 * n_rows].chunks_exact(2);
                 for (block, value) in group.iter_mut().zip(values) {
                     block[i] = bf16::from_le_bytes([value[0], value[1]]).to_f32();
                 }
             }
             for (r, values) in group.iter().enumerate() {
-                let (block, scale) = encode_block(values).map_err(|i| self.not_finite(r, b * BLOCK + i, values[i]))?;
+                let bad = |i| self.not_finite(rows.start + r, b * BLOCK + i, values[i]);
+                let (block, scale) = encode_block(values).map_err(bad)?;
                 sum.add(values, &decode_block(&block, scale));
                 let at = r * row_blocks + b;
                 scales[at] = scale;
                 codes[at * BLOCK_BYTES..][..BLOCK_BYTES].copy_from_slice(&block);
             }
         }
-        let first = ((self.expert * self.rows + self.first_row) * row_blocks) as u64;
-        shards.write_at(self.blocks, first * BLOCK_BYTES as u64, codes)?;
-        shards.write_at(self.scales, first, &scales)?;
-        sums.add(self.layer, self.part, sum);
-        Ok((codes.len() + scales.len()) as u64)
+        Ok((codes, scales))
     }
 
-    fn not_finite(&self, r: usize, col: usize, value: f32) -> ConvertError {
-        let tensor = source_name(self.layer, self.part);
-        ConvertError::NotFinite { tensor, expert: self.expert, row: self.first_row + r, col, value }
+    fn not_finite(&self, row: usize, col: usize, value: f32) -> ConvertError {
+        ConvertError::NotFinite { tensor: source_name(self.layer, self.part), expert: self.expert, row, col, value }
     }
 }
 
@@ -112,7 +116,7 @@ impl Sum {
     }
 }
 
-/// Errors of every layer's two projections, added up as tiles finish.
+/// Errors of every layer's two projections, added up as matrices finish.
 pub(super) struct Sums(Mutex<Vec<[Sum; 2]>>); // [layers][gate_up, down]
 
 impl Sums {
