@@ -75,7 +75,7 @@ pub fn linear(pool: &mut Pool, kernels: &Kernels, x: &F32Operand, parts: &[Linea
         let bias = if part.bias.is_empty() { &[][..] } else { &part.bias[rows.clone()] };
         if few {
             let mut product = [0f32; GEMV_TILE];
-            for t in out.rows.clone() {
+            for t in out.rows() {
                 (kernels.gemv_bf16)(x.row(t), w, cols, &mut product[..rows.len()]);
                 finish(&product, bias, write, out.row(t));
             }
@@ -86,7 +86,7 @@ pub fn linear(pool: &mut Pool, kernels: &Kernels, x: &F32Operand, parts: &[Linea
 }
 
 fn gemm_bf16(kernels: &Kernels, x: &F32Operand, w: &[bf16], cols: usize, bias: &[bf16], write: Write, out: &mut Tile) {
-    let xs: Vec<&[f32]> = out.rows.clone().map(|t| x.row(t)).collect();
+    let xs: Vec<&[f32]> = out.rows().map(|t| x.row(t)).collect();
     SCRATCH.with_borrow_mut(|scratch| {
         for (panel, w) in w.chunks(PANEL_ROWS * cols).enumerate() {
             scratch.out.clear();
@@ -122,13 +122,13 @@ pub fn expert_linear(
     let tiles = pieces(experts.rows, if few { GEMV_TILE } else { GEMM_TILE });
     pool.for_tiles(out, experts.rows, &pairs, &tiles, |group, _, mut out| {
         let e = expert[group];
-        let xs: Vec<I16Row> = out.rows.clone().map(|p| x.row(x_rows[p])).collect();
-        let bias = &experts.expert_bias(e)[out.cols.clone()];
+        let xs: Vec<I16Row> = out.rows().map(|p| x.row(x_rows[p])).collect();
+        let bias = &experts.expert_bias(e)[out.cols()];
         if xs.len() <= MXFP4_GEMV_TOKENS {
-            let w = rows_of(experts, e, out.cols.clone());
+            let w = rows_of(experts, e, out.cols());
             let mut product = [0f32; GEMM_TILE];
-            for (p, x) in out.rows.clone().zip(xs) {
-                (kernels.gemv_mxfp4)(x, w, &mut product[..out.cols.len()]);
+            for (p, x) in out.rows().zip(xs) {
+                (kernels.gemv_mxfp4)(x, w, &mut product[..out.cols().len()]);
                 finish(&product, bias, Write::Set, out.row(p));
             }
         } else {
@@ -139,9 +139,9 @@ pub fn expert_linear(
 
 fn gemm_mxfp4(kernels: &Kernels, xs: &[I16Row], experts: &Experts, e: usize, bias: &[bf16], out: &mut Tile) {
     SCRATCH.with_borrow_mut(|scratch| {
-        for at in (0..out.cols.len()).step_by(PANEL_ROWS) {
-            let rows = PANEL_ROWS.min(out.cols.len() - at);
-            let start = out.cols.start + at;
+        for at in (0..out.cols().len()).step_by(PANEL_ROWS) {
+            let rows = PANEL_ROWS.min(out.cols().len() - at);
+            let start = out.cols().start + at;
             let w = rows_of(experts, e, start..start + rows);
             scratch.out.clear();
             scratch.out.resize(xs.len() * PANEL_ROWS, 0.0);
@@ -167,7 +167,7 @@ fn rows_of<'a>(experts: &Experts<'a>, e: usize, rows: Range<usize>) -> MxRows<'a
 /// Moves a panel's products, `[tokens, PANEL_ROWS]`, to columns `at ..` of a tile.
 fn unload(products: &[f32], at: usize, rows: usize, bias: &[bf16], write: Write, out: &mut Tile) {
     let bias = if bias.is_empty() { bias } else { &bias[at..at + rows] };
-    for (t, product) in out.rows.clone().zip(products.chunks_exact(PANEL_ROWS)) {
+    for (t, product) in out.rows().zip(products.chunks_exact(PANEL_ROWS)) {
         finish(product, bias, write, &mut out.row(t)[at..at + rows]);
     }
 }

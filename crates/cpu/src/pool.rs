@@ -208,8 +208,8 @@ unsafe impl Sync for OutPtr {}
 pub struct Tile<'a> {
     base: *mut f32,
     width: usize,
-    pub rows: Range<usize>,
-    pub cols: Range<usize>,
+    rows: Range<usize>,
+    cols: Range<usize>,
     marker: std::marker::PhantomData<&'a mut f32>,
 }
 
@@ -219,6 +219,16 @@ impl Tile<'_> {
     /// tile lives.
     unsafe fn new(base: *mut f32, width: usize, rows: Range<usize>, cols: Range<usize>) -> Self {
         Self { base, width, rows, cols, marker: std::marker::PhantomData }
+    }
+
+    /// Its rows of the matrix.
+    pub fn rows(&self) -> Range<usize> {
+        self.rows.clone()
+    }
+
+    /// Its columns of the matrix.
+    pub fn cols(&self) -> Range<usize> {
+        self.cols.clone()
     }
 
     /// The tile's part of matrix row `row`, which must be one of its rows.
@@ -269,7 +279,7 @@ mod tests {
     fn tiles_cover_the_matrix() {
         let mut out = vec![0f32; 7 * 10];
         Pool::new(2).for_tiles(&mut out, 10, &[0..3, 3..7], &pieces(10, 4), |group, col, mut tile| {
-            for row in tile.rows.clone() {
+            for row in tile.rows() {
                 tile.row(row).iter_mut().for_each(|v| *v += (1 + group * 10 + col) as f32);
             }
         });
