@@ -1,0 +1,182 @@
+//! What `verify` prints.
+
+use std::fmt;
+
+use serde_json::{Value, json};
+use tessera_cpu::CpuOptions;
+use tessera_model::checkpoint::Checkpoint;
+use tessera_model::{Site, Stage};
+
+use super::lockstep::{Filter, Record};
+use super::measure::{Finding, Kind, Measure, Place, tolerance};
+
+pub struct Report<'a> {
+    pub model: &'a str,
+    pub checkpoint: &'a Checkpoint,
+    pub options: CpuOptions,
+    pub filter: Filter,
+    pub sections: Vec<Section>,
+}
+
+/// One comparison: of the whole model, or of its mixtures of experts.
+pub struct Section {
+    pub name: &'static str,
+    /// What was run, in words.
+    pub probe: String,
+    pub layers: usize,
+    pub record: Record,
+}
+
+impl Report<'_> {
+    /// The first failure as an error, or one for having compared nothing.
+    pub fn verdict(&self) -> anyhow::Result<()> {
+        for Section { name, record, .. } in &self.sections {
+            if let Some(failure) = &record.first_failure {
+                match self.sections.len() {
+                    1 => anyhow::bail!("{failure}"),
+                    _ => anyhow::bail!("{name}: {failure}"),
+                }
+            }
+        }
+        if self.sections.iter().all(|s| s.record.sites.is_empty()) {
+            anyhow::bail!("nothing was compared: no layer has the stage that --layer and --stage ask for");
+        }
+        Ok(())
+    }
+
+    pub fn json(&self) -> Value {
+        let c = self.checkpoint;
+        let failures = || self.sections.iter().filter_map(|s| s.record.first_failure.as_ref());
+        let not_finite = || self.sections.iter().filter_map(|s| s.record.first_not_finite.as_ref());
+        json!({
+            "model": self.model,
+            "ok": self.verdict().is_ok(),
+            "structure": {
+                "layout": c.layout().to_string(),
+                "tensors": c.tensors().len(),
+                "notes": c.notes(),
+            },
+            "isa": format!("{:?}", self.options.isa),
+            "first_failure": failures().next().map(finding_json),
+            "first_not_finite": not_finite().next().map(finding_json),
+            "sections": self.sections.iter().map(|s| s.json(self.filter, c.config().num_local_experts)).collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl Section {
+    /// Sites to show: one for each stage with the worst of all layers, or every layer of the one stage asked for.
+    fn rows(&self, filter: Filter) -> Vec<(Site, Measure)> {
+        let sites = &self.record.sites;
+        if filter.stage.is_some() {
+            return sites.clone();
+        }
+        let merged = |stage: Stage| {
+            let of_stage: Vec<_> = sites.iter().filter(|(site, _)| site.stage == stage).collect();
+            let worst = of_stage.iter().max_by(|a, b| a.1.max_relative.total_cmp(&b.1.max_relative))?;
+            let mut sum = Measure::default();
+            of_stage.iter().for_each(|(_, m)| sum.merge(m.clone()));
+            Some((worst.0, sum))
+        };
+        Stage::ALL.into_iter().filter_map(merged).collect()
+    }
+
+    fn json(&self, filter: Filter, experts: usize) -> Value {
+        let stages: Vec<Value> = self.rows(filter).iter().map(|(site, m)| row_json(*site, m)).collect();
+        json!({
+            "name": self.name,
+            "probe": self.probe,
+            "experts_visited": self.record.experts.len(),
+            "experts": self.layers * experts,
+            "stages": stages,
+        })
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>, filter: Filter, experts: usize) -> fmt::Result {
+        writeln!(f, "\n{}: {}", self.name, self.probe)?;
+        let (visited, all) = (self.record.experts.len(), self.layers * experts);
+        let hint = if visited < all { "; --moe-only visits all" } else { "" };
+        writeln!(f, "experts visited: {visited} of {all}{hint}\n")?;
+        writeln!(f, "  stage        max abs   rel rms   max rel  tolerance  worst at")?;
+        for (site, m) in self.rows(filter) {
+            let failed = m.not_finite.is_some() || m.max_relative > tolerance(site.stage);
+            let layer = site.layer.map_or(String::new(), |l| format!("layer {l}, "));
+            let at = match (&m.not_finite, m.max_relative) {
+                (Some(_), _) => "not finite".into(),
+                (None, 0.0) => "equal".into(),
+                (None, _) => format!("{layer}{}, row {}, column {}", m.worst.step, m.worst.row, m.worst.column),
+            };
+            writeln!(
+                f,
+                "  {:10} {:9.2e} {:9.2e} {:9.2e}  {:9.1e}  {}{at}",
+                site.stage,
+                m.max_abs,
+                m.rms_relative(),
+                m.max_relative,
+                tolerance(site.stage),
+                if failed { "FAILED " } else { "" },
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let c = self.checkpoint;
+        let (tensors, layout) = (c.tensors().len(), c.layout());
+        writeln!(f, "structure: {tensors} tensors in the {layout} layout, complete and well formed")?;
+        writeln!(f, "fast path: {:?} with {} threads, against float32", self.options.isa, self.options.threads)?;
+        for section in &self.sections {
+            section.write(f, self.filter, c.config().num_local_experts)?;
+        }
+        if self.verdict().is_ok() {
+            let values: usize = self.sections.iter().flat_map(|s| &s.record.sites).map(|(_, m)| m.count).sum();
+            writeln!(f, "\nok: {values} values are within tolerance")?;
+        }
+        Ok(())
+    }
+}
+
+fn row_json(site: Site, m: &Measure) -> Value {
+    json!({
+        "stage": site.stage.name(),
+        "layer": site.layer,
+        "values": m.count,
+        "max_abs": number(m.max_abs),
+        "rms_relative": m.rms_relative(),
+        "max_relative": number(m.max_relative),
+        "tolerance": tolerance(site.stage),
+        "worst": place_json(&m.worst),
+        "not_finite": m.not_finite.as_ref().map(place_json),
+    })
+}
+
+fn finding_json(finding: &Finding) -> Value {
+    json!({
+        "layer": finding.site.layer,
+        "stage": finding.site.stage.name(),
+        "kind": match finding.kind {
+            Kind::NotFinite => "not finite",
+            Kind::Differs { .. } => "differs",
+        },
+        "place": place_json(&finding.place),
+        "line": finding.to_string(),
+    })
+}
+
+fn place_json(place: &Place) -> Value {
+    json!({
+        "step": place.step,
+        "row": place.row,
+        "expert": place.expert,
+        "column": place.column,
+        "value": number(place.value),
+        "expected": number(place.expected),
+    })
+}
+
+/// JSON has no NaN and no infinities: those become text.
+fn number(v: f32) -> Value {
+    if v.is_finite() { json!(v) } else { json!(v.to_string()) }
+}
