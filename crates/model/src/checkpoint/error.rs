@@ -10,14 +10,14 @@ pub enum CheckpointError {
     NotFound { path: PathBuf },
     #[error("{} is no checkpoint: expected a folder, a .safetensors file or a .safetensors.index.json", path.display())]
     NotACheckpoint { path: PathBuf },
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io { path: PathBuf, action: &'static str, source: std::io::Error },
+    #[error("cannot {action} {}: {reason}", path.display())]
+    Io { path: PathBuf, action: &'static str, reason: std::io::Error },
     #[error("{} has no weights: expected *.safetensors in it or in its folder `original`", folder.display())]
     NoWeights { folder: PathBuf },
     #[error("{} is missing: take it from the checkpoint's own repository", path.display())]
     NoConfig { path: PathBuf },
-    #[error("{}: {source}", folder.display())]
-    Config { folder: PathBuf, source: ConfigError },
+    #[error("{}: {reason}", folder.display())]
+    Config { folder: PathBuf, reason: ConfigError },
     #[error("{} is no index of safetensors files: {reason}; fetch it again", file.display())]
     Index { file: PathBuf, reason: String },
     #[error("{} names the file {shard}, which is missing: fetch it again", index.display())]
@@ -78,10 +78,10 @@ pub enum CheckpointError {
 }
 
 impl CheckpointError {
-    pub(super) fn io(path: &std::path::Path, action: &'static str, source: std::io::Error) -> Self {
-        if source.kind() == std::io::ErrorKind::NotFound {
+    pub(super) fn io(path: &std::path::Path, action: &'static str, reason: std::io::Error) -> Self {
+        if reason.kind() == std::io::ErrorKind::NotFound {
             return Self::NotFound { path: path.to_owned() };
         }
-        Self::Io { path: path.to_owned(), action, source }
+        Self::Io { path: path.to_owned(), action, reason }
     }
 }

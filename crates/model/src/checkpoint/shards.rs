@@ -20,7 +20,7 @@ const HEADER_ALIGN: usize = 8;
 
 /// The files of a checkpoint under construction.
 pub(crate) struct ShardSet {
-    folder: PathBuf,
+    destination: PathBuf, // for errors
     files: Vec<File>,
     tensors: Vec<Planned>,
     bytes: u64,
@@ -33,12 +33,17 @@ struct Planned {
 
 impl ShardSet {
     /// Creates the files in `folder`, at most `max_shard_bytes` of tensors each, with their headers and, when there are
-    /// several, their index. Tensors keep the order of `specs` and are addressed by their position in it.
-    pub fn create(folder: &Path, specs: &[TensorSpec], max_shard_bytes: u64) -> Result<Self, WriteError> {
+    /// several, their index. Errors name `destination`. Tensors keep the order of `specs` and are addressed by their position in it.
+    pub fn create(
+        folder: &Path,
+        destination: &Path,
+        specs: &[TensorSpec],
+        max_shard_bytes: u64,
+    ) -> Result<Self, WriteError> {
         fs::create_dir_all(folder).map_err(|e| WriteError::io(folder, "create", e))?;
         let shards = split(specs, max_shard_bytes);
         let bytes = specs.iter().map(TensorSpec::bytes).sum();
-        let mut set = Self { folder: folder.to_owned(), files: Vec::new(), tensors: Vec::new(), bytes };
+        let mut set = Self { destination: destination.to_owned(), files: Vec::new(), tensors: Vec::new(), bytes };
         let mut weight_map = Map::new();
         for (i, shard) in shards.iter().enumerate() {
             let name = shard_name(i, shards.len());
@@ -53,13 +58,13 @@ impl ShardSet {
             let file = File::create_new(&path).map_err(|e| WriteError::io(&path, "create", e))?;
             file.write_all_at(&header, 0)
                 .and_then(|()| file.set_len(offset))
-                .map_err(|e| WriteError::writing(folder, bytes, e))?;
+                .map_err(|e| WriteError::writing(destination, bytes, e))?;
             set.files.push(file);
         }
         if shards.len() > 1 {
             let index = json!({ "metadata": { "total_size": bytes }, "weight_map": weight_map });
             let path = folder.join("model.safetensors.index.json");
-            fs::write(&path, crate::config::pretty(&index)).map_err(|e| WriteError::writing(folder, bytes, e))?;
+            fs::write(&path, crate::config::pretty(&index)).map_err(|e| WriteError::writing(destination, bytes, e))?;
         }
         Ok(set)
     }
@@ -74,7 +79,7 @@ impl ShardSet {
         let planned = &self.tensors[tensor];
         self.files[planned.file]
             .write_all_at(bytes, planned.offset + offset)
-            .map_err(|e| WriteError::writing(&self.folder, self.bytes, e))
+            .map_err(|e| WriteError::writing(&self.destination, self.bytes, e))
     }
 }
 

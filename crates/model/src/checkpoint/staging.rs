@@ -12,29 +12,29 @@ pub enum WriteError {
     #[error("{} cannot be a checkpoint's folder: it has no name or no parent folder", path.display())]
     BadDestination { path: PathBuf },
     #[error(
-        "no room for {} bytes at {}: {source}; nothing was left behind: free space or choose another destination",
+        "no room for {} bytes at {}: {reason}; nothing was left behind: free space or choose another destination",
         bytes,
         path.display()
     )]
-    NoRoom { path: PathBuf, bytes: u64, source: std::io::Error },
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io { path: PathBuf, action: &'static str, source: std::io::Error },
+    NoRoom { path: PathBuf, bytes: u64, reason: std::io::Error },
+    #[error("cannot {action} {}: {reason}", path.display())]
+    Io { path: PathBuf, action: &'static str, reason: std::io::Error },
     #[error("interrupted; nothing was left behind at {}", path.display())]
     Interrupted { path: PathBuf },
 }
 
 impl WriteError {
-    pub(crate) fn io(path: &Path, action: &'static str, source: std::io::Error) -> Self {
-        Self::Io { path: path.to_owned(), action, source }
+    pub(crate) fn io(path: &Path, action: &'static str, reason: std::io::Error) -> Self {
+        Self::Io { path: path.to_owned(), action, reason }
     }
 
     /// A failed write of a folder of `bytes`: "disk full" in its several spellings gets its own variant.
-    pub(crate) fn writing(path: &Path, bytes: u64, source: std::io::Error) -> Self {
-        match source.kind() {
+    pub(crate) fn writing(path: &Path, bytes: u64, reason: std::io::Error) -> Self {
+        match reason.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-                Self::NoRoom { path: path.to_owned(), bytes, source }
+                Self::NoRoom { path: path.to_owned(), bytes, reason }
             }
-            _ => Self::io(path, "write", source),
+            _ => Self::io(path, "write", reason),
         }
     }
 }

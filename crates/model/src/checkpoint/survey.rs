@@ -149,9 +149,9 @@ impl Survey {
                 self.config_text.clone_from(&config);
                 match Config::from_json(&config, generation.as_deref()) {
                     Ok(config) => self.config = Some(config),
-                    Err(source) => {
+                    Err(reason) => {
                         let folder = self.path.clone();
-                        self.refusals.push(CheckpointError::Config { folder, source });
+                        self.refusals.push(CheckpointError::Config { folder, reason });
                     }
                 }
             }

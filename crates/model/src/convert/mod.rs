@@ -70,8 +70,8 @@ pub enum ConvertError {
     Target { layout: Layout },
     #[error("tensor {tensor}: value [{expert}, {row}, {col}] is {value}, which no MXFP4 block can hold")]
     NotFinite { tensor: String, expert: usize, row: usize, col: usize, value: f32 },
-    #[error("cannot read {}: {source}", path.display())]
-    Companion { path: PathBuf, source: std::io::Error },
+    #[error("cannot read {}: {reason}", path.display())]
+    Companion { path: PathBuf, reason: std::io::Error },
 }
 
 impl Conversion {
@@ -96,7 +96,7 @@ impl Conversion {
         };
         self.write_small_files(&staged, source, &survey, &config, from)?;
         let specs = self.to.tensors(&config);
-        let shards = ShardSet::create(&folder, &specs, max_shard_bytes)?;
+        let shards = ShardSet::create(&folder, destination, &specs, max_shard_bytes)?;
         let jobs = jobs(&config, from, &specs);
         let sums = Sums::new(&config);
         run_jobs(&jobs, self.threads, staged.destination(), shards.bytes(), progress, |job, scratch| match job {
@@ -129,7 +129,7 @@ impl Conversion {
         staged.write("generation_config.json", config.to_generation_json().as_bytes())?;
         for path in companions(source, survey) {
             let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            let contents = fs::read(&path).map_err(|source| ConvertError::Companion { path, source })?;
+            let contents = fs::read(&path).map_err(|reason| ConvertError::Companion { path, reason })?;
             staged.write(&name, &contents)?;
         }
         Ok(())

@@ -67,7 +67,7 @@ impl Spec {
         };
         self.write_small_files(&staged)?;
         let specs = self.layout.tensors(&self.config);
-        let shards = ShardSet::create(&folder, &specs, max_shard_bytes)?;
+        let shards = ShardSet::create(&folder, destination, &specs, max_shard_bytes)?;
         let (jobs, source) = (self.jobs(&specs), Source::new(&self.config, self.seed));
         run_jobs(&jobs, self.threads, staged.destination(), shards.bytes(), progress, |job, scratch| {
             job.fill(&source, scratch);
