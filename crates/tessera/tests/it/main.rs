@@ -4,7 +4,11 @@ mod runner;
 
 mod chat;
 mod conventions;
+mod convert;
 mod generate;
 mod hub;
 mod hub_server;
+mod inspect;
 mod logits;
+mod synth;
+mod verify;

@@ -60,7 +60,8 @@ impl Trace for Statistics {
     }
 }
 
-/// Measured over seeds 1 to 5: stages 0.3 to 2.9, logits 0.97 to 1.03, busiest expert 1.6 times its share.
+/// Measured over seeds 1 to 5: stages 0.4 to 2.9, logits 0.99 to 1.02; the busiest expert has 1.5 times its share, and of
+/// 128 experts 3.5 times, where at most 14 are idle.
 #[test]
 fn activations_stay_sane_and_routing_is_spread() {
     const N: usize = 120;
