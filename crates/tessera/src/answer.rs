@@ -27,7 +27,7 @@ pub struct Answer {
 }
 
 enum Reader {
-    Harmony { parser: Parser, voice: Voice },
+    Harmony { parser: Box<Parser>, voice: Voice },
     Raw(StreamDecoder, Tokenizer),
     Ids,
 }
@@ -42,7 +42,7 @@ enum Voice {
 impl Answer {
     /// Reads harmony messages, after a prompt that ends in `<|start|>assistant`.
     pub fn harmony(tokenizer: &Tokenizer, stop_ids: Vec<Token>, stops: Vec<String>) -> anyhow::Result<Self> {
-        let parser = Parser::new(tokenizer)?;
+        let parser = Box::new(Parser::new(tokenizer)?);
         Ok(Self::new(Reader::Harmony { parser, voice: Voice::Text }, stop_ids, stops))
     }
 
