@@ -1,5 +1,6 @@
 //! `tessera convert`: a checkpoint in another layout.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -56,22 +57,23 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         eprintln!("note: {note}");
     }
     if args.json {
-        println!("{}", as_json(&report));
+        writeln!(io::stdout(), "{}", as_json(&report))?;
     } else {
-        print(&report, &args.destination.display().to_string());
+        print(&report, &args.destination.display().to_string())?;
     }
     Ok(())
 }
 
-fn print(report: &Report, destination: &str) {
+fn print(report: &Report, destination: &str) -> io::Result<()> {
+    let mut out = io::stdout();
     if !report.errors.is_empty() {
-        println!("{:<52} {:>14} {:>14}", "quantised tensor", "relative error", "max abs error");
+        writeln!(out, "{:<52} {:>14} {:>14}", "quantised tensor", "relative error", "max abs error")?;
     }
     for e in &report.errors {
-        println!("{:<52} {:>14.3e} {:>14.3e}", e.tensor, e.relative_error, e.max_abs_error);
+        writeln!(out, "{:<52} {:>14.3e} {:>14.3e}", e.tensor, e.relative_error, e.max_abs_error)?;
     }
     let (tensors, bytes) = (report.tensors, report.bytes);
-    println!("{} -> {}: {tensors} tensors, {bytes} bytes in {destination}", report.from, report.to);
+    writeln!(out, "{} -> {}: {tensors} tensors, {bytes} bytes in {destination}", report.from, report.to)
 }
 
 fn as_json(report: &Report) -> serde_json::Value {

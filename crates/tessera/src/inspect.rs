@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::{self, Write as _};
 
 use serde_json::{Value, json};
 use tessera_model::checkpoint::{Depth, Layout, Part, Survey};
@@ -30,10 +31,11 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<()> {
     let path = crate::source::resolve(&args.model)?;
     let report = Report::new(&Survey::take(&path, Depth::Values));
+    let mut out = io::stdout();
     if args.json {
-        println!("{:#}", report.to_json(&args.model));
+        writeln!(out, "{:#}", report.to_json(&args.model))?;
     } else {
-        print!("{}", report.to_text(&args.model));
+        write!(out, "{}", report.to_text(&args.model))?;
     }
     Ok(())
 }

@@ -13,8 +13,8 @@ pub struct Screen {
     err: Stderr,
     style: Style,
     reasoning: Reasoning,
-    /// What the last piece was, and whether it ended a line.
-    last: Last,
+    text: Line,
+    thought: Line,
     ids: usize,
 }
 
@@ -24,18 +24,20 @@ pub enum Reasoning {
     Shown,
 }
 
+/// What a stream's text has come to.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Last {
-    Nothing,
-    Text { ends_line: bool },
-    Reasoning { ends_line: bool },
+enum Line {
+    /// Nothing was written, or what was is over.
+    None,
+    Open,
+    Ended,
 }
 
 impl Screen {
     pub fn new(reasoning: Reasoning) -> Self {
         let (out, err) = (io::stdout(), io::stderr());
         let style = Style::of(&err);
-        Self { out, err, style, reasoning, last: Last::Nothing, ids: 0 }
+        Self { out, err, style, reasoning, text: Line::None, thought: Line::None, ids: 0 }
     }
 
     pub fn show(&mut self, piece: &Piece) -> io::Result<()> {
@@ -44,13 +46,13 @@ impl Screen {
                 self.end_reasoning()?;
                 self.out.write_all(safe(&self.out, text).as_bytes())?;
                 self.out.flush()?;
-                self.last = Last::Text { ends_line: text.ends_with('\n') };
+                self.text = Line::after(text);
             }
             Piece::Reasoning(text) if self.reasoning == Reasoning::Shown => {
-                self.end_text()?;
+                self.part_from_text()?;
                 write!(self.err, "{}{}{}", self.style.dim(), safe(&self.err, text), self.style.reset())?;
                 self.err.flush()?;
-                self.last = Last::Reasoning { ends_line: text.ends_with('\n') };
+                self.thought = Line::after(text);
             }
             Piece::Reasoning(_) => {}
         }
@@ -60,10 +62,10 @@ impl Screen {
     /// The answer is over: what follows begins on a new line.
     pub fn end(&mut self) -> io::Result<()> {
         self.end_reasoning()?;
-        if matches!(self.last, Last::Text { ends_line: false }) {
+        if self.text == Line::Open {
             writeln!(self.out)?;
         }
-        self.last = Last::Nothing;
+        self.text = Line::None;
         self.out.flush()
     }
 
@@ -79,18 +81,25 @@ impl Screen {
     }
 
     fn end_reasoning(&mut self) -> io::Result<()> {
-        if let Last::Reasoning { ends_line } = self.last {
-            self.err.write_all(if ends_line { b"\n" } else { b"\n\n" })?;
-            self.last = Last::Nothing;
+        match std::mem::replace(&mut self.thought, Line::None) {
+            Line::None => Ok(()),
+            Line::Open => self.err.write_all(b"\n\n"),
+            Line::Ended => self.err.write_all(b"\n"),
         }
-        Ok(())
     }
 
     /// Reasoning after text: on a terminal, where both are seen together, it begins on a new line.
-    fn end_text(&mut self) -> io::Result<()> {
-        if matches!(self.last, Last::Text { ends_line: false }) && self.out.is_terminal() {
+    fn part_from_text(&mut self) -> io::Result<()> {
+        if self.thought == Line::None && self.text == Line::Open && self.out.is_terminal() {
             writeln!(self.err)?;
         }
         Ok(())
+    }
+}
+
+impl Line {
+    /// `text` is not empty.
+    fn after(text: &str) -> Self {
+        if text.ends_with('\n') { Self::Ended } else { Self::Open }
     }
 }

@@ -1,5 +1,6 @@
 //! `tessera bench`: prefill and decode speed beside what the machine's memory allows.
 
+use std::io::{self, Write};
 use std::time::Instant;
 
 use anyhow::Context;
@@ -102,9 +103,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     report.peak_memory_bytes = memory::peak();
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?)
+        writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&report)?)?;
     } else {
-        print_table(&report)
+        print_table(&report)?;
     }
     Ok(())
 }
@@ -231,24 +232,27 @@ fn bytes_per_token(config: &Config, weights: &Weights) -> u64 {
     (layers.sum::<usize>() + 2 * weights.lm_head.data.len()) as u64
 }
 
-fn print_table(report: &Report) {
-    println!(
+fn print_table(report: &Report) -> io::Result<()> {
+    let mut out = io::stdout();
+    writeln!(
+        out,
         "{}: {:.2} GB of weights, {} threads, {}; plain reading takes {:.1} GB/s",
         report.model,
         report.weight_bytes as f64 / 1e9,
         report.threads,
         report.isa,
         report.memory_read_gb_s
-    );
-    println!("| test            |            t/s | weights GB/s | of plain reading |");
-    println!("|-----------------|---------------:|-------------:|-----------------:|");
+    )?;
+    writeln!(out, "| test            |            t/s | weights GB/s | of plain reading |")?;
+    writeln!(out, "|-----------------|---------------:|-------------:|-----------------:|")?;
     for t in &report.tests {
         let rate = format!("{:.2} ± {:.2}", t.tokens_per_s, t.deviation);
         let weights = t.weights_gb_s.map_or(String::new(), |w| format!("{w:.1}"));
         let share = t.weights_gb_s.map_or(String::new(), |w| format!("{:.0} %", 100.0 * w / report.memory_read_gb_s));
-        println!("| {:15} | {rate:>14} | {weights:>12} | {share:>16} |", t.name);
+        writeln!(out, "| {:15} | {rate:>14} | {weights:>12} | {share:>16} |", t.name)?;
     }
     if let Some(peak) = report.peak_memory_bytes {
-        println!("peak memory {:.2} GB, the mapped weights included", peak as f64 / 1e9);
+        writeln!(out, "peak memory {:.2} GB, the mapped weights included", peak as f64 / 1e9)?;
     }
+    Ok(())
 }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::runner::{Model, finish, read_json, run, tessera};
 
-const COMMANDS: [&str; 8] = ["generate", "chat", "inspect", "verify", "convert", "synth", "logits", "completions"];
+const COMMANDS: [&str; 9] =
+    ["generate", "chat", "inspect", "verify", "convert", "synth", "logits", "bench", "completions"];
 /// Far more than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -148,8 +149,10 @@ fn a_closed_pipe_is_no_error() {
 }
 
 #[test]
-fn help_and_completions_survive_a_closed_pipe() {
-    for args in [&["--help"][..], &["completions", "bash"]] {
+fn output_to_a_closed_pipe_does_not_panic() {
+    let model = Model::tiny();
+    let inspect = ["inspect", model.arg()];
+    for args in [&["--help"][..], &["completions", "bash"], &inspect, &[&inspect[..], &["--json"]].concat()] {
         let mut command = tessera(args);
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);

@@ -64,6 +64,25 @@ fn the_text_on_stdout_is_the_text_of_the_json() {
 }
 
 #[test]
+fn reasoning_goes_to_stderr_and_only_when_asked_for() {
+    let model = Model::tiny();
+    let answer = |seed: usize, args: &[&str]| {
+        let seed = seed.to_string();
+        generate(&model, &[&["-n", "300", "-q", "--temperature", "1", "--seed", &seed, "hi"], args].concat())
+    };
+    // One in three answers of a random model opens some channel by chance.
+    let thinks = |seed: &usize| answer(*seed, &["--json"]).json()["reasoning"].as_str().unwrap().len() > 10;
+    let seed = (0..100).find(thinks).expect("a seed whose answer has reasoning");
+    let json = answer(seed, &["--json"]).json();
+    let (text, reasoning) = (json["text"].as_str().unwrap(), json["reasoning"].as_str().unwrap());
+    let shown = answer(seed, &["--show-reasoning"]);
+    assert_eq!(shown.stdout.trim_end_matches('\n'), text.trim_end_matches('\n'));
+    assert_eq!(shown.stderr.replace('\n', ""), reasoning.replace('\n', ""));
+    let hidden = answer(seed, &[]);
+    assert_eq!((hidden.stdout, hidden.stderr), (shown.stdout, String::new()));
+}
+
+#[test]
 fn timings_and_seed_go_to_stderr_unless_quiet() {
     let model = Model::tiny();
     let loud = generate(&model, &["-n", "3", "hi", "--temperature", "1", "--seed", "77"]);
