@@ -1,6 +1,7 @@
 //! The backends against Hugging Face transformers: float32, dequantised, eager.
 
-use tessera_model::{Site, Stage, Trace};
+use tessera_model::checkpoint::Checkpoint;
+use tessera_model::{Config, Site, Stage, Trace};
 
 use crate::fixture::Fixture;
 use crate::runner::{self, Backend, differences, greedy, max_abs, rms};
@@ -122,4 +123,17 @@ fn every_case_is_checked() {
     let entries = std::fs::read_dir(folder).expect("fixtures/parity");
     let cases = entries.filter(|e| e.as_ref().is_ok_and(|e| e.path().is_dir())).count();
     assert_eq!(cases, 8);
+}
+
+/// The tests' loader and `Checkpoint` share no code and agree on every value that a model reads.
+#[test]
+fn checkpoints_open_to_the_same_weights() {
+    let f = Fixture::open("narrow_k");
+    let checkpoint = Checkpoint::open(&crate::fixture::folder("narrow_k")).expect("open");
+    assert_eq!(
+        Config { eos_token_ids: vec![], ..checkpoint.config().clone() },
+        Config { eos_token_ids: vec![], ..f.config.clone() }
+    );
+    let run = |weights| runner::logits(runner::oracle, &f.config, weights, &f.prompt, &[f.prompt.len()]);
+    assert_eq!(run(checkpoint.weights()), run(f.weights()));
 }
