@@ -1,5 +1,6 @@
 //! Ctrl-C: a request to stop where something listens, else the end of the program.
 
+use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 /// The shell's exit status of a command that Ctrl-C ended: 128 + SIGINT.
@@ -32,6 +33,9 @@ pub fn install() {
         let listener = LISTENER.load(Ordering::Relaxed);
         let is_second = STOPPED.swap(true, Ordering::Relaxed);
         if listener == NOBODY || (is_second && listener == Second::Ends as u8) {
+            if std::io::stderr().is_terminal() {
+                eprintln!(); // after ^C, and a progress bar perhaps
+            }
             std::process::exit(EXIT_STATUS.into());
         }
     };
