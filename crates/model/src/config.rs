@@ -52,8 +52,9 @@ pub struct Config {
     pub swiglu_limit: f32,
     pub swiglu_alpha: f32,
     pub rope: RopeConfig,
-    /// Tokens that end an answer: those of `generation_config.json`, of `config.json`, and [`HARMONY_STOP_IDS`] where the
-    /// vocabulary is o200k_harmony's, in that order; ids outside the vocabulary, which nothing can sample, are left out.
+    /// Tokens that end an answer: those of `generation_config.json`, of `config.json`, and [`HARMONY_STOP_IDS`] where
+    /// the vocabulary is o200k_harmony's, in that order; ids outside the vocabulary, which nothing can sample, are left
+    /// out.
     pub eos_token_ids: Vec<u32>,
 }
 

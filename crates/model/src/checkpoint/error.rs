@@ -6,7 +6,10 @@ use crate::config::ConfigError;
 /// Why a checkpoint is not opened. Every variant names the file or tensor, what was expected and found, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    #[error("{} does not exist: give a checkpoint's folder, a .safetensors file or a .safetensors.index.json", path.display())]
+    #[error(
+        "{} does not exist: give a checkpoint's folder, a .safetensors file or a .safetensors.index.json",
+        path.display()
+    )]
     NotFound { path: PathBuf },
     #[error("{} is no checkpoint: expected a folder, a .safetensors file or a .safetensors.index.json", path.display())]
     NotACheckpoint { path: PathBuf },
@@ -22,27 +25,55 @@ pub enum CheckpointError {
     Index { file: PathBuf, reason: String },
     #[error("{} names the file {shard}, which is missing: fetch it again", index.display())]
     MissingShard { index: PathBuf, shard: String },
-    #[error("{} says that tensor {tensor} is in {shard}, but it is not: index and files are of different versions, fetch both again", index.display())]
+    #[error(
+        "{} says that tensor {tensor} is in {shard}, but it is not: index and files are of different versions, \
+         fetch both again",
+        index.display()
+    )]
     IndexMismatch { index: PathBuf, tensor: String, shard: String },
     #[error("{} has {files} safetensors files, more than the limit of {limit}", folder.display())]
     TooManyFiles { folder: PathBuf, files: usize, limit: usize },
     #[error("{} has {found} bytes, a safetensors file has at least {expected}: fetch it again", file.display())]
     TooShort { file: PathBuf, expected: u64, found: u64 },
-    #[error("{}: header length is {found}, expected at most {expected}: this is no safetensors file, or a damaged one", file.display())]
+    #[error(
+        "{}: header length is {found}, expected at most {expected}: this is no safetensors file, or a damaged one",
+        file.display()
+    )]
     HeaderLength { file: PathBuf, expected: u64, found: u64 },
     #[error("{}: the header cannot be read: {reason}; fetch the file again", file.display())]
     Header { file: PathBuf, reason: String },
-    #[error("{}: the byte range of tensor {tensor} overlaps another or leaves a gap; fetch the file again", file.display())]
+    #[error(
+        "{}: the byte range of tensor {tensor} overlaps another or leaves a gap; fetch the file again",
+        file.display()
+    )]
     Offsets { file: PathBuf, tensor: String },
-    #[error("{}: tensor {tensor} has a byte range of {found} bytes, its shape and dtype need {expected}", file.display())]
+    #[error(
+        "{}: tensor {tensor} has a byte range of {found} bytes, its shape and dtype need {expected}",
+        file.display()
+    )]
     ByteCount { file: PathBuf, tensor: String, expected: String, found: u64 },
-    #[error("{} is truncated: its header describes {expected} bytes, the file has {found}; fetch it again", file.display())]
+    #[error(
+        "{} is truncated: its header describes {expected} bytes, the file has {found}; fetch it again",
+        file.display()
+    )]
     Truncated { file: PathBuf, expected: u64, found: u64 },
-    #[error("{} has bytes after its last tensor: its header describes {expected} bytes, the file has {found}; fetch it again", file.display())]
+    #[error(
+        "{} has bytes after its last tensor: its header describes {expected} bytes, the file has {found}; fetch it \
+         again",
+        file.display()
+    )]
     TrailingBytes { file: PathBuf, expected: u64, found: u64 },
-    #[error("tensor {tensor} is in both {} and {}: keep the files of one checkpoint only", first.display(), second.display())]
+    #[error(
+        "tensor {tensor} is in both {} and {}: keep the files of one checkpoint only",
+        first.display(),
+        second.display()
+    )]
     DuplicateTensor { tensor: String, first: PathBuf, second: PathBuf },
-    #[error("{}: no tensor is named as in a gpt-oss checkpoint (expected `model.layers.N.*` or `block.N.*`, found {found})", path.display())]
+    #[error(
+        "{}: no tensor is named as in a gpt-oss checkpoint (expected `model.layers.N.*` or `block.N.*`, found \
+         {found})",
+        path.display()
+    )]
     UnknownLayout { path: PathBuf, found: String },
     #[error(
         "tensor {missing} is missing: the experts are dequantised (BF16), which does not run; quantise them first: \
@@ -61,19 +92,28 @@ pub enum CheckpointError {
     Dtype { file: PathBuf, tensor: String, expected: Dtype, found: Dtype },
     #[error("{}: tensor {tensor} has shape {found:?}, expected {expected:?} by config.json", file.display())]
     Shape { file: PathBuf, tensor: String, expected: Vec<usize>, found: Vec<usize> },
-    #[error("{}: tensor {tensor} starts at the odd byte {offset}, BF16 needs an even one; write it anew: tessera convert SOURCE DESTINATION", file.display())]
+    #[error(
+        "{}: tensor {tensor} starts at the odd byte {offset}, BF16 needs an even one; write it anew: tessera \
+         convert SOURCE DESTINATION",
+        file.display()
+    )]
     Misaligned { file: PathBuf, tensor: String, offset: u64 },
     #[error(
-        "the weights are {tensors} tensors of {bytes} bytes, gpt-oss-{model} has {expected_tensors} of {expected_bytes}: fetch the checkpoint again"
+        "the weights are {tensors} tensors of {bytes} bytes, gpt-oss-{model} has {expected_tensors} of {expected_bytes}: \
+         fetch the checkpoint again"
     )]
     PublishedTotal { model: &'static str, tensors: usize, bytes: u64, expected_tensors: usize, expected_bytes: u64 },
     #[error(
-        "tensor {tensor}: scale byte 255 (NaN) at expert {expert}, row {row}, block {block}: the file is damaged, fetch it again"
+        "tensor {tensor}: scale byte 255 (NaN) at expert {expert}, row {row}, block {block}: the file is damaged, \
+         fetch it again"
     )]
     NanScale { tensor: String, expert: usize, row: usize, block: usize },
     #[error("tensor {tensor}: value {index} is {value}, expected a finite number: the file is damaged, fetch it again")]
     NotFinite { tensor: String, index: usize, value: f32 },
-    #[error("{} changed while it was open: {what} was {expected}, now {found}; open it again when nothing writes to it", file.display())]
+    #[error(
+        "{} changed while it was open: {what} was {expected}, now {found}; open it again when nothing writes to it",
+        file.display()
+    )]
     Changed { file: PathBuf, what: &'static str, expected: String, found: String },
 }
 

@@ -232,12 +232,12 @@ impl Part {
     }
 
     /// The fused parts as the separate ones they hold, in row order; every other part as itself.
-    pub fn split(self) -> &'static [Part] {
-        macro_rules! one {
-            ($($p:ident)*) => { match self { Qkv => &[Q, K, V], QkvBias => &[QBias, KBias, VBias], $($p => &[$p],)* } };
+    pub fn split(self) -> Vec<Part> {
+        match self {
+            Qkv => vec![Q, K, V],
+            QkvBias => vec![QBias, KBias, VBias],
+            other => vec![other],
         }
-        one!(Embed AttnNorm Q QBias K KBias V VBias O OBias Sinks MlpNorm Router RouterBias GateUpBlocks GateUpScales
-             GateUpBias DownBlocks DownScales DownBias GateUp Down FinalNorm LmHead)
     }
 }
 

@@ -33,9 +33,9 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a folder, a single `.safetensors` file or a `*.safetensors.index.json`, in the Hugging Face or the original
-    /// layout. Every name, dtype, shape and byte range and the configuration are checked, and scales and small tensors
-    /// are looked through, before this returns.
+    /// Opens a folder, a single `.safetensors` file or a `*.safetensors.index.json`, in the Hugging Face or the
+    /// original layout. Every name, dtype, shape and byte range and the configuration are checked, and scales and small
+    /// tensors are looked through, before this returns.
     ///
     /// The weights are the files, mapped: nobody may write to them or shorten them while the checkpoint is open. A file
     /// that shrinks ends the process with SIGBUS when a missing page is read; [`Checkpoint::still_unchanged`] tells.

@@ -33,7 +33,8 @@ struct Planned {
 
 impl ShardSet {
     /// Creates the files in `folder`, at most `max_shard_bytes` of tensors each, with their headers and, when there are
-    /// several, their index. Errors name `destination`. Tensors keep the order of `specs` and are addressed by their position in it.
+    /// several, their index. Errors name `destination`. Tensors keep the order of `specs` and are addressed by their
+    /// position in it.
     pub fn create(
         folder: &Path,
         destination: &Path,

@@ -1,5 +1,5 @@
-//! Everything that can be said of a checkpoint, broken ones included. [`Checkpoint`](super::Checkpoint) is a survey that
-//! found no reason to refuse.
+//! Everything that can be said of a checkpoint, broken ones included. [`Checkpoint`](super::Checkpoint) is a survey
+//! that found no reason to refuse.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -276,7 +276,7 @@ impl Survey {
     }
 
     fn add_parts(&mut self, spec: &TensorSpec, config: &Config, file: usize, mut offset: usize) {
-        for &part in spec.part.split() {
+        for part in spec.part.split() {
             let bytes = part.shape(config).iter().product::<usize>() * part.element_bytes();
             self.parts.insert((spec.layer, part), Span { file, offset, bytes });
             offset += bytes;
@@ -365,4 +365,21 @@ pub(super) fn check_published_total(
         return Ok(());
     }
     Err(CheckpointError::PublishedTotal { model, tensors, bytes, expected_tensors, expected_bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::synth::Like;
+
+    #[test]
+    fn a_total_that_is_not_the_published_one_is_refused() {
+        let check = |like: Like, tensors, bytes| check_published_total(&like.config(), Layout::Hf, tensors, bytes);
+        check(Like::Gpt20b, 459, 13_761_264_768).unwrap();
+        check(Like::Gpt120b, 687, 65_248_815_744).unwrap();
+        check(Like::Tiny, 1, 1).unwrap();
+        let text = check(Like::Gpt20b, 459, 13_761_264_770).unwrap_err().to_string();
+        assert!(text.contains("13761264770") && text.contains("gpt-oss-20b has 459 of 13761264768"), "{text}");
+        assert!(check(Like::Gpt120b, 686, 65_248_815_744).is_err());
+    }
 }

@@ -8,7 +8,8 @@ use super::{Config, ConfigError, RopeConfig};
 
 impl Config {
     /// Reads and validates an `original/config.json`. What it does not name is fixed by OpenAI's model code
-    /// (`gpt_oss/torch/model.py`): alternating layers that start with a sliding one, eps 1e-5, alpha 1.702, no truncation.
+    /// (`gpt_oss/torch/model.py`): alternating layers that start with a sliding one, eps 1e-5, alpha 1.702, no
+    /// truncation.
     pub fn from_original(config_json: &str, generation_config: Option<&str>) -> Result<Self, ConfigError> {
         let map = parse_object("config.json", config_json)?;
         let fields = Fields { file: "config.json", prefix: "", map: &map };

@@ -216,7 +216,7 @@ fn jobs(config: &Config, from: Layout, specs: &[TensorSpec]) -> Vec<Job> {
             Part::GateUpScales | Part::DownScales if from == Layout::Bf16 => {}
             _ => {
                 let mut offset = 0;
-                for &part in spec.part.split() {
+                for part in spec.part.split() {
                     let all = part.shape(config).iter().product::<usize>() * part.element_bytes();
                     for start in (0..all).step_by(COPY_BYTES) {
                         let bytes = COPY_BYTES.min(all - start);

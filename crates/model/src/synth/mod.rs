@@ -1,7 +1,7 @@
 //! Checkpoints of seeded random weights: what tests and benches run on.
 //!
-//! Every value is a function of seed, part, layer and index alone, so all layouts of one seed hold the same numbers, and
-//! any piece of any tensor can be made by itself.
+//! Every value is a function of seed, part, layer and index alone, so all layouts of one seed hold the same numbers,
+//! and any piece of any tensor can be made by itself.
 
 mod like;
 mod random;
@@ -99,7 +99,7 @@ impl Spec {
                 Part::GateUp | Part::Down => jobs.extend(dequantised_jobs(tensor, spec)),
                 _ => {
                     let mut offset = 0;
-                    for &part in spec.part.split() {
+                    for part in spec.part.split() {
                         let elements = part.shape(&self.config).iter().product();
                         for start in (0..elements).step_by(CHUNK_ELEMENTS) {
                             let count = CHUNK_ELEMENTS.min(elements - start);

@@ -146,3 +146,18 @@ fn an_interrupted_conversion_leaves_nothing() {
     assert!(matches!(error, ConvertError::Write(WriteError::Interrupted { .. })), "{error}");
     assert_eq!(fs::read_dir(parent).unwrap().count(), 1);
 }
+
+#[test]
+fn destinations_that_cannot_be() {
+    let source = tiny(Layout::Original);
+    let to = |destination: &Path| match convert(&source.path, Layout::Hf, destination).unwrap_err() {
+        ConvertError::Write(error) => error,
+        other => panic!("{other}"),
+    };
+    assert!(matches!(to(Path::new("/")), WriteError::BadDestination { .. }));
+    assert!(matches!(to(&source.join("..")), WriteError::BadDestination { .. }));
+    let below_a_file = source.join("generation_config.json/out");
+    let error = to(&below_a_file);
+    assert!(matches!(error, WriteError::Exists { .. } | WriteError::Io { .. }), "{error}");
+    assert!(error.to_string().contains("generation_config.json"), "{error}");
+}
