@@ -66,8 +66,12 @@ pub fn attend(
         }
         out.fill(0.0);
         for (i, &block) in blocks.iter().enumerate() {
-            let block = cache.block(layer.index, block, kv_head);
-            (kernels.weigh_values)(&p[i * BLOCK_SIZE..], stride, block, head_dim, out);
+            // Only visible positions: what others hold may be stale or not finite, and 0 times that is no zero.
+            let start = base + i * BLOCK_SIZE;
+            let visible = first_key.saturating_sub(start)..(position + 1 - start).min(BLOCK_SIZE);
+            let mut block = cache.block(layer.index, block, kv_head);
+            block.v = &block.v[visible.start * head_dim..visible.end * head_dim];
+            (kernels.weigh_values)(&p[i * BLOCK_SIZE + visible.start..], stride, block, head_dim, out);
         }
     });
 }
@@ -76,4 +80,65 @@ fn softmax_with_sink(kernels: &Kernels, p: &mut [f32], sink: f32) {
     let max = p.iter().fold(sink, |m, &v| m.max(v));
     let scale = 1.0 / ((kernels.exp_sum)(p, max) + (sink - max).exp());
     p.iter_mut().for_each(|v| *v *= scale);
+}
+
+#[cfg(test)]
+mod tests {
+    use tessera_model::{Limits, config::RopeConfig};
+
+    use super::*;
+    use crate::simd::Isa;
+
+    fn config() -> Config {
+        Config {
+            vocab_size: 8,
+            hidden_size: 32,
+            intermediate_size: 32,
+            num_hidden_layers: 1,
+            num_attention_heads: 4,
+            num_key_value_heads: 1,
+            head_dim: 64,
+            num_local_experts: 1,
+            num_experts_per_tok: 1,
+            max_position_embeddings: 64,
+            sliding_window: 4,
+            layer_types: vec![LayerType::Sliding],
+            rms_norm_eps: 1e-5,
+            swiglu_limit: 7.0,
+            swiglu_alpha: 1.702,
+            rope: RopeConfig {
+                theta: 150_000.0,
+                factor: 32.0,
+                beta_fast: 32.0,
+                beta_slow: 1.0,
+                original_max_position_embeddings: 4096,
+                truncate: false,
+            },
+            eos_token_ids: vec![],
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_seen_does_not_matter() {
+        let config = config();
+        let sinks = [bf16::ZERO; 4];
+        let layer = AttentionLayer { index: 0, kind: LayerType::Sliding, sinks: &sinks };
+        let limits = Limits::for_sequences(&config, 1, 32, 32);
+        for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512] {
+            let run = |hidden: f32| {
+                let mut cache = KvCache::new(&config, &limits);
+                for position in 0..32 {
+                    let v = if (15..19).contains(&position) { 1.0 + position as f32 } else { hidden };
+                    cache.store(0, position as u32 / 16, position % 16, &[0.5; 64], &[v; 64]);
+                }
+                let mut out = [0f32; 4 * 64];
+                attend(isa.kernels(), &config, &cache, &layer, &[0, 1], 18, 0, &[0.0; 4 * 64], &mut out);
+                out
+            };
+            let out = run(0.0);
+            // Four equal scores of 0 and a sink of 0: each value has a fifth.
+            assert!(out.iter().all(|v| (v - (16.0 + 17.0 + 18.0 + 19.0) / 5.0).abs() < 1e-5), "{out:?}");
+            assert_eq!(out, run(f32::NAN), "{}", isa.name());
+        }
+    }
 }

@@ -12,7 +12,7 @@ const PASSES: usize = 5;
 /// Bytes a second that the options' threads read when they do nothing else: the ceiling of decoding.
 pub fn memory_read_rate(options: &CpuOptions) -> f64 {
     let buffer: Vec<u64> = (0..BUFFER_BYTES as u64 / 8).collect();
-    let part = buffer.len().div_ceil(options.threads);
+    let part = buffer.len().div_ceil(options.threads.max(1));
     let fold = options.isa.kernels().fold;
     let pass = || {
         let start = Instant::now();

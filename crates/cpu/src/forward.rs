@@ -297,7 +297,8 @@ fn route(logits: &[f32], experts: usize, top_k: usize) -> Routing {
     let mut choices = Vec::with_capacity(logits.len() / experts * top_k); // (token, expert, weight)
     for (t, logits) in logits.chunks_exact(experts).enumerate() {
         let mut order: Vec<usize> = (0..experts).collect();
-        order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+        // Adding 0 makes -0 and 0 the equals that they are.
+        order.sort_by(|&a, &b| (logits[b] + 0.0).total_cmp(&(logits[a] + 0.0)).then(a.cmp(&b)));
         order.truncate(top_k);
         let max = logits[order[0]];
         let total: f32 = order.iter().map(|&e| (logits[e] - max).exp()).sum();

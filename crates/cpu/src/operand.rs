@@ -107,7 +107,8 @@ pub fn split_row(x: &[f32], out: &mut [f32]) {
 #[inline(always)]
 pub fn quantize_row(x: &[f32], q: &mut [i16], scales: &mut [f32]) {
     for (b, x) in x.chunks_exact(BLOCK).enumerate() {
-        let max = x.iter().fold(0f32, |m, v| m.max(v.abs()));
+        // As bits, where NaN is above infinity and infinity above all numbers, so that neither goes unseen.
+        let max = f32::from_bits(x.iter().fold(0u32, |m, v| m.max(v.abs().to_bits())));
         // A block of zeros, or one too small to divide by, is zero.
         let inverse = if max > f32::MIN_POSITIVE * I16_MAX { I16_MAX / max } else { 0.0 };
         scales[b] = if max.is_finite() { 0.5 * max / I16_MAX } else { f32::NAN };
@@ -159,11 +160,15 @@ mod tests {
     }
 
     #[test]
-    fn infinities_stay_visible_and_zeros_stay_zero() {
+    fn what_is_not_finite_stays_visible_and_zeros_stay_zero() {
         let mut x = [0f32; 64];
         x[40] = f32::INFINITY;
         let mut operand = I16Operand::default();
         operand.resize(1, 64);
+        let (q, scales) = operand.parts_mut();
+        quantize_row(&x, q, scales);
+        assert!(operand.row(0).scales[1].is_nan() && operand.row(0).scales[0] == 0.0);
+        x[40] = f32::NAN;
         let (q, scales) = operand.parts_mut();
         quantize_row(&x, q, scales);
         assert!(operand.row(0).scales[1].is_nan() && operand.row(0).scales[0] == 0.0);

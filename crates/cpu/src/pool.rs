@@ -3,8 +3,9 @@
 //! A decode step forks hundreds of times; entering a general-purpose pool costs 10 us and more each time, a spinning one
 //! a fraction of a microsecond.
 
+use std::any::Any;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -31,7 +32,8 @@ struct Shared {
     busy: AtomicUsize,
     sleepers: Mutex<usize>,
     wake: Condvar,
-    panicked: AtomicBool,
+    /// What the first task that panicked left; it is raised again on the calling thread.
+    panicked: Mutex<Option<Box<dyn Any + Send>>>,
     shut_down: AtomicBool,
 }
 
@@ -51,7 +53,7 @@ impl Pool {
             busy: AtomicUsize::new(0),
             sleepers: Mutex::new(0),
             wake: Condvar::new(),
-            panicked: AtomicBool::new(false),
+            panicked: Mutex::new(None),
             shut_down: AtomicBool::new(false),
         });
         let workers = (1..threads.max(1))
@@ -85,8 +87,9 @@ impl Pool {
         shared.work(Job { task, n_tasks });
         spin_until(|| shared.busy.load(Ordering::Acquire) == 0, usize::MAX);
         *shared.job.lock().expect("no thread panics while it holds the job") = None;
-        if shared.panicked.swap(false, Ordering::Relaxed) {
-            panic!("a task panicked on a pool thread");
+        let panicked = shared.panicked.lock().expect("no thread panics while it holds the payload").take();
+        if let Some(payload) = panicked {
+            resume_unwind(payload);
         }
     }
 
@@ -166,8 +169,13 @@ impl Shared {
             if i >= job.n_tasks {
                 return;
             }
-            if catch_unwind(AssertUnwindSafe(|| (job.task)(i))).is_err() {
-                self.panicked.store(true, Ordering::Relaxed);
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| (job.task)(i))) {
+                let mut first = self.panicked.lock().expect("no thread panics while it holds the payload");
+                match &*first {
+                    // Dropping it could panic in turn, outside of the guard.
+                    Some(_) => std::mem::forget(payload),
+                    None => *first = Some(payload),
+                }
             }
         }
     }
@@ -294,8 +302,8 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "a task panicked")]
+    #[should_panic(expected = "task 7 is broken")]
     fn a_panic_reaches_the_caller() {
-        Pool::new(2).run(8, &|i| assert_ne!(i, 7));
+        Pool::new(2).run(8, &|i| assert!(i != 7, "task 7 is broken"));
     }
 }

@@ -66,7 +66,7 @@ pub enum BatchError {
 /// Different sliding-pool blocks that a sequence needs when its rows are at most `max_row` tokens long: the window
 /// before the row's first token, the row, and one block for an unaligned start.
 pub fn sliding_blocks(sliding_window: usize, max_row: usize) -> usize {
-    (sliding_window - 1 + max_row).div_ceil(BLOCK_SIZE) + 1
+    (sliding_window - 1).saturating_add(max_row).div_ceil(BLOCK_SIZE) + 1
 }
 
 impl BlockTables {
@@ -114,7 +114,7 @@ impl Batch {
         kv_blocks: impl Fn(LayerType) -> usize,
         max_tokens: usize,
     ) -> Result<(), BatchError> {
-        let rows = self.rows.iter().map(|r| r.n_tokens).sum();
+        let rows = self.rows.iter().fold(0usize, |n, r| n.saturating_add(r.n_tokens));
         if rows != self.tokens.len() {
             return Err(BatchError::TokenCount { rows, tokens: self.tokens.len() });
         }

@@ -11,7 +11,7 @@ pub struct Sampling {
     pub top_k: usize,
     /// Keep the smallest set of most probable tokens whose probabilities sum to at least `top_p`; 1 keeps all.
     pub top_p: f32,
-    /// With the position of the token it decides the draw: the same seed gives the same text in any batch.
+    /// With the position of the token it decides the draw, in any batch.
     pub seed: u64,
 }
 
@@ -33,7 +33,8 @@ pub fn sample(logits: &[f32], sampling: &Sampling, position: usize) -> Token {
         return draw_from(logits.iter().enumerate().map(|(i, &l)| (i, weight(l))), draw);
     }
     let mut kept: Vec<(usize, f32)> = logits.iter().copied().enumerate().collect();
-    let by_logit = |a: &(usize, f32), b: &(usize, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    // Adding 0 makes -0 and 0 the equals that they are.
+    let by_logit = |a: &(usize, f32), b: &(usize, f32)| (b.1 + 0.0).total_cmp(&(a.1 + 0.0)).then(a.0.cmp(&b.0));
     if sampling.top_k > 0 && sampling.top_k < kept.len() {
         kept.select_nth_unstable_by(sampling.top_k - 1, by_logit);
         kept.truncate(sampling.top_k);
