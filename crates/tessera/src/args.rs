@@ -23,7 +23,7 @@ pub struct ModelArgs {
     #[arg(long, value_enum, default_value_t = Precision::Bf16)]
     pub precision: Precision,
     /// Threads that compute [default: all cores]
-    #[arg(short, long, env = "TESSERA_THREADS", value_parser = at_least_one)]
+    #[arg(short, long, env = "TESSERA_THREADS", value_parser = threads)]
     pub threads: Option<usize>,
     /// Most tokens that prompt and answer have together
     #[arg(short, long, value_name = "TOKENS", value_parser = at_least_one)]
@@ -113,6 +113,13 @@ fn new_seed() -> u64 {
 
 pub fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number from 1 on".to_owned())
+}
+
+/// A number of threads; starting far more than there are cores only stalls the machine.
+pub fn threads(text: &str) -> Result<usize, String> {
+    const MAX_THREADS: usize = 1024;
+    let valid = |n: &usize| (1..=MAX_THREADS).contains(n);
+    text.parse().ok().filter(valid).ok_or_else(|| format!("expected a whole number from 1 to {MAX_THREADS}"))
 }
 
 fn temperature(text: &str) -> Result<f32, String> {

@@ -40,7 +40,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     precision: Precision,
     /// Threads that compute [default: all cores]
-    #[arg(short, long, env = "TESSERA_THREADS", value_parser = at_least_one)]
+    #[arg(short, long, env = "TESSERA_THREADS", value_parser = crate::args::threads)]
     threads: Option<usize>,
     /// File to write; it appears when it is complete
     #[arg(long, value_name = "FILE.npy")]

@@ -40,8 +40,8 @@ pub struct Args {
     /// Times each test is repeated, after one that does not count
     #[arg(short, long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     repetitions: u32,
-    /// Threads; every core by default
-    #[arg(short, long)]
+    /// Threads that compute [default: all cores]
+    #[arg(short, long, env = "TESSERA_THREADS", value_parser = crate::args::threads)]
     threads: Option<usize>,
     /// Instruction set; the best that the machine has by default
     #[arg(long, value_enum)]
@@ -113,7 +113,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 fn options(args: &Args) -> anyhow::Result<CpuOptions> {
     let mut options = CpuOptions::default();
     if let Some(threads) = args.threads {
-        anyhow::ensure!(threads > 0, "--threads is 0: at least one thread computes");
         options.threads = threads;
     }
     if let Some(isa) = args.isa {

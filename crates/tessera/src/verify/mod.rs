@@ -56,7 +56,7 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 4)]
     decode: usize,
     /// Threads that compute [default: all cores]
-    #[arg(short, long, env = "TESSERA_THREADS", value_parser = at_least_one)]
+    #[arg(short, long, env = "TESSERA_THREADS", value_parser = crate::args::threads)]
     threads: Option<usize>,
     /// Print one JSON object instead of tables
     #[arg(long)]
