@@ -90,7 +90,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         weight_bytes: checkpoint.tensors().iter().map(|t| t.bytes).sum(),
         isa: options.isa.name(),
         threads: options.threads,
-        memory_read_gb_s: memory_read_rate(&options) / 1e9,
+        memory_read_gb_s: 0.0,
         peak_memory_bytes: None,
         tests: Vec::new(),
     };
@@ -101,7 +101,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     for &n in args.n_gen.iter().filter(|&&n| n > 0) {
         report.tests.push(bench.decode(n)?);
     }
+    // In this order: the buffer that the reading rate takes is none of the model's.
     report.peak_memory_bytes = memory::peak();
+    report.memory_read_gb_s = memory_read_rate(&options) / 1e9;
     if args.json {
         writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&report)?)?;
     } else {
