@@ -74,6 +74,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if let Some(layer) = args.layer.filter(|&l| l >= config.num_hidden_layers) {
         anyhow::bail!("--layer {layer}: the model has layers 0 to {}", config.num_hidden_layers - 1);
     }
+    let (asked, room) = (args.tokens.unwrap_or(0), config.max_position_embeddings);
+    if asked.saturating_add(args.decode) >= room {
+        anyhow::bail!(
+            "--tokens {asked} and --decode {} exceed the model's context of {room}; ask for fewer",
+            args.decode
+        );
+    }
     let mut options = CpuOptions::default();
     options.threads = args.threads.unwrap_or(options.threads);
     let filter = Filter { layer: args.layer, stage: args.stage };

@@ -56,7 +56,7 @@ impl Report<'_> {
                 "tensors": c.tensors().len(),
                 "notes": c.notes(),
             },
-            "isa": format!("{:?}", self.options.isa),
+            "isa": self.options.isa.name(),
             "first_failure": failures().next().map(finding_json),
             "first_not_finite": not_finite().next().map(finding_json),
             "sections": self.sections.iter().map(|s| s.json(self.filter, c.config().num_local_experts)).collect::<Vec<_>>(),
@@ -126,7 +126,7 @@ impl fmt::Display for Report<'_> {
         let c = self.checkpoint;
         let (tensors, layout) = (c.tensors().len(), c.layout());
         writeln!(f, "structure: {tensors} tensors in the {layout} layout, complete and well formed")?;
-        writeln!(f, "fast path: {:?} with {} threads, against float32", self.options.isa, self.options.threads)?;
+        writeln!(f, "fast path: {} with {} threads, against float32", self.options.isa.name(), self.options.threads)?;
         for section in &self.sections {
             section.write(f, self.filter, c.config().num_local_experts)?;
         }
