@@ -175,7 +175,9 @@ impl Chat<'_> {
         match finish {
             Finish::Stop => {}
             Finish::Interrupted => eprintln!("[stopped]"),
-            Finish::Length => eprintln!("[cut off: --max-tokens or the context is used up; raise it, or /reset begins anew]"),
+            Finish::Length => {
+                eprintln!("[cut off: --max-tokens or the context is used up; raise it, or /reset begins anew]")
+            }
         }
         self.messages.extend(answer.into_messages());
         Ok(())
