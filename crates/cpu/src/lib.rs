@@ -1,7 +1,7 @@
 //! The CPU backends of gpt-oss.
 //!
 //! [`OracleExecutor`] is the model in plain float32 loops: the reference that everything else is held against.
-//! [`CpuExecutor`] is the fast path: weights in place, operands of at least bf16's precision, float32
+//! [`CpuExecutor`] is the fast path: weights in place, operands of 16 bits or more, float32
 //! accumulation and residual stream. They share no
 //! arithmetic; both take their facts from `tessera-model`.
 

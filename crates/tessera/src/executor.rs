@@ -10,7 +10,7 @@ use tessera_model::{Executor, Limits};
 pub enum Precision {
     /// Every activation in float32, plain loops: the reference, slow
     F32,
-    /// Weights in place, operands of at least bfloat16's precision, float32 sums: fast
+    /// Weights in place, operands of 16 bits or more, float32 sums: fast
     Bf16,
 }
 
