@@ -75,7 +75,7 @@ def is_right(check, messages):
     return content.strip() == check["equals"]
 
 
-def evaluate(folder, items, device, batch=2000, answers_file=None):
+def evaluate(folder, items, device, batch=4000, answers_file=None):
     """Right answers per family, `{family: [right, all]}`; the token ids go to `answers_file`, one JSON list a line."""
     model, tokenizer = load(folder, device)
     order = sorted(range(len(items)), key=lambda i: items[i]["family"])

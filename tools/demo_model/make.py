@@ -27,7 +27,7 @@ import train
 
 HERE = Path(__file__).parent
 ITEMS_PER_FAMILY = 2000
-PARENT_STEPS, FINISH_STEPS = 6000, 1200
+PARENT_STEPS, FINISH_STEPS = 5200, 1000
 
 
 def held_out_items(per_family, seed):

@@ -61,7 +61,6 @@ def new_model(seed):
 
     torch.manual_seed(seed)
     config = {k: v for k, v in CONFIG.items() if k not in ("experts_per_token", "initial_context_length")}
-    # Published sinks are far from zero; so that they matter here, too, they begin as one more logit of size 0.
     return GptOssForCausalLM._from_config(GptOssConfig(**config), attn_implementation="eager")
 
 

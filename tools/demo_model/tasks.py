@@ -605,6 +605,10 @@ def pick_call(rng):
     return call_any(rng) if rng.random() < 0.35 else rng.choice(CALLS)(rng)
 
 
+def names_of(tools):
+    return ", ".join(tool["function"]["name"] for tool in tools)
+
+
 def make_tool(rng):
     declared, question, arguments, result, final = pick_call(rng)
     name = declared["function"]["name"]
@@ -615,19 +619,22 @@ def make_tool(rng):
             others[other["function"]["name"]] = other
     key = f"tool:{name}:{compact(arguments)}"
     kind = rng.random()
-    if kind < 0.08 and others and not any(name.startswith(v) for v in ("find_", "look_up_")):
+    if kind < 0.12 and others:
         # The function that would be needed is not declared.
         tools = list(others.values())
-        answer = Answer("No function fits.", "I look for a function. None fits.",
-                        "I look at the functions. None fits this question. I say so.", NO_FUNCTION)
+        have = f"I have {names_of(tools)}."
+        answer = Answer(f"{have} None fits.", f"{have} I need another one. None fits.",
+                        f"I look at the functions. {have} I need another one. None fits this question. I say so.",
+                        NO_FUNCTION)
         dialogue = single(rng, "tools", question, answer, [key], vary=False)
         dialogue.tools = tools
         return dialogue
     tools = [declared, *others.values()]
     rng.shuffle(tools)
     said = ", ".join(f"{k} {v}" for k, v in arguments.items())
-    low, medium = f"Call {name}.", f"I need {name} with {said}."
-    worked = Answer(low, medium, f"The user asks for something that a function gives. {medium} I call it.", final)
+    have = f"I have {names_of(tools)}."
+    low, medium = f"{have} Call {name}.", f"{have} I need {name} with {said}."
+    worked = Answer(low, medium, f"I look at the functions. {medium} I call it.", final)
     effort = rng.choice(EFFORTS)
     thinking = worked.by_effort[effort]
     call = compact(arguments)
@@ -745,12 +752,14 @@ def single(rng, family, question, answer, keys, vary=vary, effort=None):
 
 
 FAMILIES = {
-    "addition": (make_add, 13), "subtraction": (make_subtract, 15), "comparison": (make_compare, 10),
-    "sorting": (make_sort, 12), "reversing": (make_reverse, 12), "counting": (make_count, 6), "tools": (make_tool, 14),
-    "json": (make_json, 10), "about": (make_about, 9), "follow-up": (make_follow_up, 13),
+    "addition": (make_add, 11), "subtraction": (make_subtract, 14), "comparison": (make_compare, 11),
+    "sorting": (make_sort, 16), "reversing": (make_reverse, 10), "counting": (make_count, 5), "tools": (make_tool, 16),
+    "json": (make_json, 9), "about": (make_about, 10), "follow-up": (make_follow_up, 13),
 }
 _MAKERS = [maker for maker, _ in FAMILIES.values()]
 _WEIGHTS = [weight for _, weight in FAMILIES.values()]
+# Families of which a dialogue may have been the turn before, whatever the next one is about.
+_CHATTY = [make_add, make_subtract, make_compare, make_sort, make_reverse, make_count, make_about, make_follow_up]
 
 
 def train_dialogue(rng):
@@ -758,6 +767,11 @@ def train_dialogue(rng):
         dialogue = rng.choices(_MAKERS, _WEIGHTS)[0](rng)
         if any(map(held_out, dialogue.keys)):
             continue
+        if len(dialogue.messages) == 1 and rng.random() < 0.2:
+            earlier = rng.choice(_CHATTY)(rng)
+            if not any(map(held_out, earlier.keys)):
+                dialogue.messages = earlier.messages + [
+                    {"role": "assistant", "content": earlier.target[-1][2]}] + dialogue.messages
         has_system = any(m["role"] == "system" for m in dialogue.messages)
         if not has_system and rng.random() < 0.1:
             text = rng.choice(pools.INSTRUCTIONS)
