@@ -2,8 +2,8 @@
 
     python tools/demo_model/make.py OUT [--seed 1]
 
-OUT/demo is the checkpoint (what assets/demo holds), OUT/held_out.jsonl.gz the items, OUT/report.json the accuracy of
-the model and of its BF16 parent as transformers computes it. One Hopper GPU, under ten minutes.
+OUT/demo is the checkpoint (what assets/demo holds), OUT/held_out.jsonl.gz the items, OUT/prompts.json some of them as
+the chat template's tokens, OUT/report.json the accuracy of the model and of its BF16 parent as transformers computes it. One Hopper GPU, under ten minutes.
 """
 
 import argparse
@@ -27,6 +27,7 @@ import train
 
 HERE = Path(__file__).parent
 ITEMS_PER_FAMILY = 2000
+PROMPTS_PER_FAMILY = 12
 PARENT_STEPS, FINISH_STEPS = 5200, 1000
 
 
@@ -49,6 +50,16 @@ def check_template(folder, seed):
         expected = fast(harmony.prompt(dialogue, tasks.compact), add_special_tokens=False)["input_ids"]
         found = evaluate.prompt_ids(fast, dialogue.item())
         assert found == expected, (fast.decode(found), fast.decode(expected))
+
+
+def write_prompts(file, folder, items):
+    """The prompts of the first items of each family, by index."""
+    fast, seen, prompts = transformers.AutoTokenizer.from_pretrained(folder), {}, []
+    for index, item in enumerate(items):
+        seen[item["family"]] = seen.get(item["family"], 0) + 1
+        if seen[item["family"]] <= PROMPTS_PER_FAMILY:
+            prompts.append(f' "{index}": {tasks.compact(evaluate.prompt_ids(fast, item))}')
+    file.write_text("{\n" + ",\n".join(prompts) + "\n}\n")
 
 
 def main():
@@ -81,6 +92,7 @@ def main():
     m.write(args.out / "parent", parent, bpe, template, mxfp4=False)
     m.write(args.out / "demo", final, bpe, template, mxfp4=True)
     check_template(args.out / "demo", args.seed)
+    write_prompts(args.out / "prompts.json", args.out / "demo", items)
     note("export")
     for name in ("demo", "parent"):
         report[name] = evaluate.evaluate(args.out / name, items, device, answers_file=args.out / f"{name}_answers.jsonl.gz")

@@ -16,7 +16,8 @@ pub struct ModelArgs {
     /// Checkpoint folder, .safetensors file, index, or hub id such as openai/gpt-oss-20b[@revision]
     ///
     /// A hub id is looked for in the Hugging Face cache and else downloaded into it (HF_HOME, HF_HUB_CACHE, HF_ENDPOINT,
-    /// HF_TOKEN and HF_HUB_OFFLINE are honoured). Without a model, a tiny one of random weights is made and used.
+    /// HF_TOKEN and HF_HUB_OFFLINE are honoured). `demo`, or no model at all,
+    /// means the small trained one that is built in.
     #[arg(short, long, env = "TESSERA_MODEL")]
     pub model: Option<String>,
     /// How exactly to compute

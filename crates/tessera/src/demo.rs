@@ -1,40 +1,65 @@
-//! The model of a first run: tiny, random, made on the spot.
+//! The demo model: a small trained checkpoint that is part of the program.
 
-use std::ops::ControlFlow;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use tessera_model::checkpoint::Layout;
-use tessera_model::synth::Like;
 
-use crate::synth;
+/// What `--model` calls it, where no file or folder has that name.
+pub const NAME: &str = "demo";
 
-const SEED: u64 = 1;
+/// The files of `assets/demo` that a checkpoint consists of.
+const FILES: [(&str, &[u8]); 6] = [
+    ("config.json", include_bytes!("../../../assets/demo/config.json")),
+    ("generation_config.json", include_bytes!("../../../assets/demo/generation_config.json")),
+    ("tokenizer.json", include_bytes!("../../../assets/demo/tokenizer.json")),
+    ("tokenizer_config.json", include_bytes!("../../../assets/demo/tokenizer_config.json")),
+    ("chat_template.jinja", include_bytes!("../../../assets/demo/chat_template.jinja")),
+    ("model.safetensors", include_bytes!("../../../assets/demo/model.safetensors")),
+];
 
-/// The folder of the demo checkpoint, made when it is not there yet. Says on stderr what it is.
+/// The demo for somebody who named no model: says on stderr what it is.
+///
+/// # Errors
+/// See [`folder`].
+pub fn as_default() -> anyhow::Result<PathBuf> {
+    eprintln!(
+        "no model given: using the built-in demo model, which does little sums and a few word games; name a real one with \
+         --model openai/gpt-oss-20b, --model FOLDER or TESSERA_MODEL"
+    );
+    folder()
+}
+
+/// The folder of the demo checkpoint: checkpoints are mapped from files, so it is written to the cache once, and again
+/// where a file is not what it should be.
 ///
 /// # Errors
 /// When it cannot be written.
 pub fn folder() -> anyhow::Result<PathBuf> {
-    let folder = cache_folder().join(concat!("demo-", env!("CARGO_PKG_VERSION")));
-    eprintln!(
-        "no model given: using a tiny one of random weights, which writes nonsense; name a real one with \
-         --model openai/gpt-oss-20b, --model FOLDER or TESSERA_MODEL"
-    );
-    if !folder.join("config.json").exists() {
-        make(&folder).with_context(|| format!("cannot make the demo model {}", folder.display()))?;
-    }
+    let folder = cache_folder().join(NAME);
+    let unpack = || {
+        std::fs::create_dir_all(&folder)?;
+        FILES.iter().try_for_each(|(name, content)| put(&folder, name, content))
+    };
+    unpack().with_context(|| {
+        format!(
+            "cannot unpack the demo model to {}; set XDG_CACHE_HOME to a folder that can be written",
+            folder.display()
+        )
+    })?;
     Ok(folder)
 }
 
-fn make(folder: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(folder.parent().unwrap_or(folder))?;
-    let written = synth::spec(Like::Tiny, SEED, Layout::Hf).write(folder, &|_, _| ControlFlow::Continue(()));
-    match written {
-        // Another process was faster.
-        Err(_) if folder.join("config.json").exists() => Ok(()),
-        result => Ok(result?),
+/// Other processes may have the file mapped: it is replaced as a whole, never changed.
+fn put(folder: &Path, name: &str, content: &[u8]) -> io::Result<()> {
+    let file = folder.join(name);
+    if std::fs::read(&file).is_ok_and(|found| found == content) {
+        return Ok(());
     }
+    let part = folder.join(format!(".{name}.{}.tmp", std::process::id()));
+    std::fs::write(&part, content).and_then(|()| std::fs::rename(&part, &file)).inspect_err(|_| {
+        let _ = std::fs::remove_file(&part); // the first error is the one to report
+    })
 }
 
 /// Where this program keeps what it can make again.

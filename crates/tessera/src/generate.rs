@@ -28,7 +28,7 @@ const DEFAULT_MAX_TOKENS: usize = 4096;
 /// there (exit status 130).
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  tessera generate 'Why is the sky blue?'                         a first look, without a model
+  tessera generate 'What is 27 + 45?'                             a first look, without a model
   tessera generate -m openai/gpt-oss-20b 'Why is the sky blue?'   from the hub, or its cache
   tessera generate -m ./gpt-oss-20b --reasoning high --show-reasoning 'Is 2027 prime?'
   git diff | tessera generate -m ./gpt-oss-20b --system 'Write a commit message.' -
@@ -48,20 +48,10 @@ pub struct Args {
     /// End the answer where it contains this; may be repeated
     #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     stop: Vec<String>,
-    /// How much to think before answering
-    #[arg(long, value_enum, default_value_t = Effort::Medium)]
-    reasoning: Effort,
-    /// Instructions for the whole conversation
-    #[arg(long, value_name = "TEXT")]
-    system: Option<String>,
-    /// Date the model is told [default: today, UTC]
-    #[arg(long, value_name = "YYYY-MM-DD")]
-    date: Option<String>,
-    /// Continue the prompt as it stands: no chat format, control tokens such as <|start|> mean themselves
-    #[arg(long, conflicts_with_all = ["system", "reasoning", "date", "show_reasoning"])]
-    raw: bool,
+    #[command(flatten)]
+    format: PromptArgs,
     /// Show the reasoning on stderr
-    #[arg(long)]
+    #[arg(long, conflicts_with = "raw")]
     show_reasoning: bool,
     /// Prompt as a JSON array of token ids; the answer is one, too, and no tokenizer is needed
     #[arg(
@@ -76,6 +66,23 @@ pub struct Args {
     /// No timings on stderr
     #[arg(short, long)]
     quiet: bool,
+}
+
+/// How a prompt's text becomes tokens.
+#[derive(clap::Args)]
+pub struct PromptArgs {
+    /// How much to think before answering
+    #[arg(long, value_enum, default_value_t = Effort::Medium)]
+    reasoning: Effort,
+    /// Instructions for the whole conversation
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Date the model is told [default: today, UTC]
+    #[arg(long, value_name = "YYYY-MM-DD")]
+    date: Option<String>,
+    /// Continue the prompt as it stands: no chat format, control tokens such as <|start|> mean themselves
+    #[arg(long, conflicts_with_all = ["system", "reasoning", "date"])]
+    raw: bool,
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
@@ -122,14 +129,14 @@ struct Run {
 
 impl Job {
     fn from_text(args: &Args) -> anyhow::Result<Self> {
-        let text = read_prompt(args)?;
+        let text = args.format.read("generate", args.prompt.as_deref())?;
         let (opened, tokenizer) = opened::with_tokenizer(args.model.model.as_deref())?;
         let stop_ids = opened::stop_ids(&opened, Some(&tokenizer));
         let stops = args.stop.clone();
-        let (prompt, answer) = if args.raw {
-            (tokenizer.encode_with_specials(&text), Answer::raw(&tokenizer, stop_ids, stops))
-        } else {
-            (render(args, &tokenizer, &text)?, Answer::harmony(&tokenizer, stop_ids, stops)?)
+        let prompt = args.format.encode(&tokenizer, &text)?;
+        let answer = match args.format.raw {
+            true => Answer::raw(&tokenizer, stop_ids, stops),
+            false => Answer::harmony(&tokenizer, stop_ids, stops)?,
         };
         Ok(Self { opened, prompt, answer, form: Form::Text })
     }
@@ -177,39 +184,45 @@ fn show(screen: &mut Screen, args: &Args, piece: Piece) -> anyhow::Result<()> {
     }
 }
 
-fn render(args: &Args, tokenizer: &Tokenizer, text: &str) -> anyhow::Result<Vec<Token>> {
-    let renderer = Renderer::new(tokenizer)?;
-    let mut conversation = Conversation::new([Message::system(SystemConfig {
-        current_date: Some(args.date.clone().unwrap_or_else(date::today)),
-        reasoning_effort: Some(args.reasoning.into()),
-        ..SystemConfig::default()
-    })]);
-    if let Some(system) = &args.system {
-        let developer = DeveloperConfig { instructions: Some(system.clone()), ..DeveloperConfig::default() };
-        conversation.messages.push(Message::developer(developer));
+impl PromptArgs {
+    /// The prompt from the command line or stdin, whose last line end is the shell's, not the user's.
+    pub fn read(&self, command: &str, prompt: Option<&str>) -> anyhow::Result<String> {
+        let text = match prompt {
+            None if std::io::stdin().is_terminal() => {
+                let message = "no prompt: give one, or - to read it from stdin";
+                crate::usage_error(command, message);
+            }
+            None | Some("-") => {
+                let mut text = String::new();
+                std::io::stdin().read_to_string(&mut text).context("cannot read the prompt from stdin")?;
+                text.strip_suffix('\n').map(str::to_owned).unwrap_or(text)
+            }
+            Some(text) => text.to_owned(),
+        };
+        if text.is_empty() || (!self.raw && text.trim().is_empty()) {
+            bail!("the prompt is empty: nothing to answer");
+        }
+        Ok(text)
     }
-    conversation.messages.push(Message::user(text));
-    Ok(renderer.render_for_completion(&conversation, History::default()))
-}
 
-/// The prompt from the command line or stdin, whose last line end is the shell's, not the user's.
-fn read_prompt(args: &Args) -> anyhow::Result<String> {
-    let text = match args.prompt.as_deref() {
-        None if std::io::stdin().is_terminal() => {
-            let message = "no prompt: give one, or - to read it from stdin";
-            crate::usage_error("generate", message);
+    /// The tokens that the model reads: `text` in the chat format, or as it stands.
+    pub fn encode(&self, tokenizer: &Tokenizer, text: &str) -> anyhow::Result<Vec<Token>> {
+        if self.raw {
+            return Ok(tokenizer.encode_with_specials(text));
         }
-        None | Some("-") => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).context("cannot read the prompt from stdin")?;
-            text.strip_suffix('\n').map(str::to_owned).unwrap_or(text)
+        let renderer = Renderer::new(tokenizer)?;
+        let mut conversation = Conversation::new([Message::system(SystemConfig {
+            current_date: Some(self.date.clone().unwrap_or_else(date::today)),
+            reasoning_effort: Some(self.reasoning.into()),
+            ..SystemConfig::default()
+        })]);
+        if let Some(system) = &self.system {
+            let developer = DeveloperConfig { instructions: Some(system.clone()), ..DeveloperConfig::default() };
+            conversation.messages.push(Message::developer(developer));
         }
-        Some(text) => text.to_owned(),
-    };
-    if text.is_empty() || (!args.raw && text.trim().is_empty()) {
-        bail!("the prompt is empty: nothing to answer");
+        conversation.messages.push(Message::user(text));
+        Ok(renderer.render_for_completion(&conversation, History::default()))
     }
-    Ok(text)
 }
 
 /// Context and most new tokens, from flags, the prompt's length and the model's limit.

@@ -12,6 +12,7 @@ mod chat;
 mod convert;
 mod date;
 mod demo;
+mod eval;
 mod executor;
 mod generate;
 mod hub;
@@ -21,6 +22,7 @@ mod logits;
 mod npy;
 mod opened;
 mod progress;
+mod routes;
 mod screen;
 mod session;
 mod source;
@@ -32,7 +34,7 @@ mod verify;
 #[derive(Parser)]
 #[command(name = "tessera", version = env!("TESSERA_VERSION"))]
 #[command(after_help = "Examples:
-  tessera generate 'Why is the sky blue?'                         a first look, without a model
+  tessera generate 'What is 27 + 45?'                             a first look, without a model
   tessera generate -m openai/gpt-oss-20b 'Why is the sky blue?'   one answer
   tessera chat -m openai/gpt-oss-20b                              a conversation
   tessera inspect openai/gpt-oss-20b                              what a checkpoint holds
@@ -54,7 +56,9 @@ enum Command {
     Convert(convert::Args),
     Synth(synth::Args),
     Logits(logits::Args),
+    Routes(routes::Args),
     Bench(bench::Args),
+    Eval(eval::Args),
     Completions(CompletionsArgs),
 }
 
@@ -87,7 +91,9 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Convert(args) => convert::run(args),
         Command::Synth(args) => synth::run(args),
         Command::Logits(args) => logits::run(args),
+        Command::Routes(args) => routes::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Eval(args) => eval::run(args),
         Command::Completions(args) => completions(args.shell),
     }
 }

@@ -36,8 +36,9 @@ pub fn without_tokenizer(spec: Option<&str>) -> anyhow::Result<Opened> {
     open(&locate(spec)?)
 }
 
-fn locate(spec: Option<&str>) -> anyhow::Result<PathBuf> {
-    spec.map_or_else(demo::folder, source::resolve)
+/// The path of the model that `spec` names, or the demo's.
+pub fn locate(spec: Option<&str>) -> anyhow::Result<PathBuf> {
+    spec.map_or_else(demo::as_default, source::resolve)
 }
 
 fn open(path: &Path) -> anyhow::Result<Opened> {

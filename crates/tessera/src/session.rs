@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use tessera_model::batch::sliding_blocks;
-use tessera_model::{BLOCK_SIZE, Batch, BlockTables, Config, Executor, Limits, Row, Sampling, Token};
+use tessera_model::{BLOCK_SIZE, Batch, BlockTables, Config, Executor, Limits, Row, Sampling, Token, Trace};
 
 use crate::interrupt;
 
@@ -20,6 +20,7 @@ pub struct Session<'a> {
     context: usize,
     /// The tokens whose keys and values are in the cache, from position 0 on.
     cached: Vec<Token>,
+    trace: Option<&'a mut dyn Trace>,
 }
 
 /// Whether to go on after a token.
@@ -76,7 +77,12 @@ pub fn limits(config: &Config, context: usize, rollback: Rollback) -> Limits {
 impl<'a> Session<'a> {
     /// `executor` was made with `limits`, which came from [`limits`].
     pub fn new(executor: Box<dyn Executor + 'a>, config: &Config, limits: Limits, context: usize) -> Self {
-        Self { executor, limits, sliding_window: config.sliding_window, context, cached: Vec::new() }
+        Self { executor, limits, sliding_window: config.sliding_window, context, cached: Vec::new(), trace: None }
+    }
+
+    /// Shows the values of every step to `trace`.
+    pub fn traced(self, trace: &'a mut dyn Trace) -> Self {
+        Self { trace: Some(trace), ..self }
     }
 
     /// Reads `prompt` and hands each new token to `receive`, at most `max_tokens`, until that or the user says stop.
@@ -165,7 +171,11 @@ impl<'a> Session<'a> {
         let start = self.cached.len();
         let block_tables = BlockTables::sole(start + tokens.len(), self.limits.sliding_blocks);
         let row = Row { n_tokens: tokens.len(), start, block_tables, n_logits, sampling };
-        let sampled = self.executor.step(&Batch { tokens: tokens.to_vec(), rows: vec![row] });
+        let batch = Batch { tokens: tokens.to_vec(), rows: vec![row] };
+        let sampled = match self.trace.as_deref_mut() {
+            Some(trace) => self.executor.step_traced(&batch, trace),
+            None => self.executor.step(&batch),
+        };
         match sampled {
             Ok(sampled) => {
                 self.cached.extend_from_slice(tokens);

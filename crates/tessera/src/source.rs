@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use tessera_harmony::tokenizer::Tokenizer;
 
+use crate::demo;
 use crate::hub::{self, RepoId, Settings};
 
-/// A folder, a `.safetensors` file, an index, or a hub id: from the Hugging Face cache, else downloaded.
+/// A folder, a `.safetensors` file, an index, a hub id (from the Hugging Face cache, else downloaded), or `demo`.
 ///
 /// # Errors
 /// When there is no such path and `spec` is no hub id, or the hub cannot deliver.
@@ -16,11 +17,14 @@ pub fn resolve(spec: &str) -> anyhow::Result<PathBuf> {
     if path.exists() {
         return Ok(path.to_owned());
     }
+    if spec == demo::NAME {
+        return demo::folder();
+    }
     match RepoId::parse(spec) {
         Some(repo) => Ok(hub::locate(&repo, &Settings::from_env())?),
         None => bail!(
             "{spec}: no such file or folder, and no hub id either (those look like openai/gpt-oss-20b); name a checkpoint \
-             folder, a .safetensors file or its index"
+             folder, a .safetensors file or its index, or demo for the built-in model"
         ),
     }
 }

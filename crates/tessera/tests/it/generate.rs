@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::runner::{Model, Output, finish, run, run_with_stdin, tessera};
+use crate::runner::{Model, Output, run, run_with_stdin};
 
 /// `generate -m MODEL`, then `args`.
 fn generate(model: &Model, args: &[&str]) -> Output {
@@ -173,19 +173,6 @@ fn ids_in_ids_out_need_no_tokenizer() {
     let json = generate(&model, &[&["--json"], &args[..]].concat()).json();
     assert_eq!(shown, json["tokens"]);
     assert!(json["text"].is_null() && json["reasoning"].is_null());
-}
-
-#[test]
-fn a_model_is_made_where_none_is_named() {
-    let cache = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let demo = || {
-        let mut command = tessera(&["generate", "--temperature", "0", "-n", "8", "--json", "hi"]);
-        command.env("XDG_CACHE_HOME", cache.path());
-        finish(command)
-    };
-    let first = demo();
-    assert!(first.stderr.starts_with("no model given: using a tiny one of random weights"), "{}", first.stderr);
-    assert_eq!(tokens(&first.json()), tokens(&demo().json()));
 }
 
 #[test]

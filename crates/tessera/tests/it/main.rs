@@ -1,14 +1,17 @@
-//! The binary, run as a user runs it, on tiny checkpoints of random weights.
+//! The binary, run as a user runs it, on tiny checkpoints of random weights and on the built-in trained one.
 
 mod runner;
 
 mod chat;
 mod conventions;
 mod convert;
+mod demo;
+mod eval;
 mod generate;
 mod hub;
 mod hub_server;
 mod inspect;
 mod logits;
+mod routes;
 mod synth;
 mod verify;

@@ -1,0 +1,257 @@
+//! `tessera eval`: how many questions of a set a checkpoint answers rightly.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use flate2::read::GzDecoder;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use tessera_harmony::message::{Channel, Message};
+use tessera_harmony::parse::Parser;
+use tessera_harmony::render::{History, Renderer};
+use tessera_harmony::tokenizer::Tokenizer;
+use tessera_model::Token;
+
+use crate::args::at_least_one;
+use crate::executor::{self, Precision};
+use crate::interrupt::{self, Second};
+use crate::opened::{self, Opened};
+
+mod check;
+mod decode;
+mod item;
+mod table;
+
+use check::Ending;
+use decode::{Prompt, Room};
+use item::Item;
+use table::Table;
+
+/// The demo model's held-out items, 2,000 a family.
+const HELD_OUT: &[u8] = include_bytes!("../../../../assets/held_out.jsonl.gz");
+const HELD_OUT_NAME: &str = "the built-in items";
+const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
+
+/// Count right answers to a set of questions
+///
+/// Answers are taken greedily and checked by program. Without --items the questions are those that the demo model was not
+/// trained on, 2,000 for each of its ten families.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  tessera eval --limit 100                                the demo model on a part of its own set
+  tessera eval openai/gpt-oss-20b --items mine.jsonl --json
+  tessera eval demo --precision f32 --family addition --answers answers.jsonl
+
+An item is a line of JSON, messages and tools as in OpenAI's chat API:
+  {\"family\": \"sums\", \"reasoning_effort\": \"low\", \"messages\": [{\"role\": \"user\", \"content\": \"What is 2 + 2?\"}],
+   \"check\": {\"equals\": \"4\"}}
+A check is one of {\"equals\": TEXT}, {\"contains\": TEXT}, {\"json\": VALUE} and
+{\"tool_call\": {\"name\": NAME, \"arguments\": VALUE}}. Also read: current_date, tools, response_format.")]
+pub struct Args {
+    /// Folder, .safetensors file, index or hub id [default: the built-in demo model]
+    #[arg(env = "TESSERA_MODEL")]
+    model: Option<String>,
+    /// Items to ask, one JSON object a line; may be gzipped
+    #[arg(long, value_name = "FILE.jsonl")]
+    items: Option<PathBuf>,
+    /// Only items of this family; may be repeated
+    #[arg(long, value_name = "NAME")]
+    family: Vec<String>,
+    /// Only the first items of each family
+    #[arg(long, value_name = "ITEMS", value_parser = at_least_one)]
+    limit: Option<usize>,
+    /// Most tokens of one answer
+    #[arg(short = 'n', long, value_name = "TOKENS", default_value = "1024", value_parser = at_least_one)]
+    max_tokens: usize,
+    /// Sequences that are computed together
+    #[arg(long, default_value = "32", value_parser = rows)]
+    rows: usize,
+    /// How exactly to compute
+    #[arg(long, value_enum, default_value_t = Precision::Bf16)]
+    precision: Precision,
+    /// Threads that compute [default: all cores]
+    #[arg(short, long, env = "TESSERA_THREADS", value_parser = crate::args::threads)]
+    threads: Option<usize>,
+    /// Write each answer as a line of JSON: index, family, right, text, reasoning, token ids
+    #[arg(long, value_name = "FILE.jsonl")]
+    answers: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let items = chosen(items(args.items.as_deref())?, &args.family, args.limit)?;
+    let (opened, tokenizer) = opened::with_tokenizer(args.model.as_deref())?;
+    let eval = Eval::new(&args, &opened, &tokenizer, &items)?;
+    let mut answers = args.answers.as_deref().map(create).transpose()?;
+    let started = Instant::now();
+    let mut table = Table::new(items.iter().map(|(_, item)| item.family.as_str()));
+    eval.run(&mut table, answers.as_mut())?;
+    if let Some(mut file) = answers {
+        file.flush().with_context(|| format!("cannot write {}", args.answers.unwrap_or_default().display()))?;
+    }
+    let time = started.elapsed();
+    match args.json {
+        true => writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&table.to_json(time))?)?,
+        false => write!(io::stdout(), "{table}")?,
+    }
+    eprintln!("{}", speed(&table, time));
+    Ok(())
+}
+
+fn speed(table: &Table, time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    format!(
+        "{} answers, {} tokens in {seconds:.1} s ({:.0}/s)",
+        table.items(),
+        table.tokens,
+        table.tokens as f64 / seconds
+    )
+}
+
+fn rows(text: &str) -> Result<usize, String> {
+    const MAX_ROWS: usize = 256;
+    let valid = |n: &usize| (1..=MAX_ROWS).contains(n);
+    text.parse().ok().filter(valid).ok_or_else(|| format!("expected a whole number from 1 to {MAX_ROWS}"))
+}
+
+fn items(file: Option<&Path>) -> anyhow::Result<Vec<Item>> {
+    let (name, bytes) = match file {
+        None => (HELD_OUT_NAME.to_owned(), HELD_OUT.to_vec()),
+        Some(file) => {
+            let name = file.display().to_string();
+            let bytes = std::fs::read(file).with_context(|| format!("{name}: cannot read the items"))?;
+            (name, bytes)
+        }
+    };
+    let bytes = if bytes.starts_with(GZIP_MAGIC) {
+        unzip(&bytes).with_context(|| format!("{name}: broken gzip"))?
+    } else {
+        bytes
+    };
+    let text = String::from_utf8(bytes).with_context(|| format!("{name}: expected UTF-8 text"))?;
+    item::read(&name, &text)
+}
+
+fn unzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    GzDecoder::new(bytes).read_to_end(&mut out)?;
+    Ok(out)
+}
+
+/// The items asked for, each with its place in the file.
+fn chosen(items: Vec<Item>, families: &[String], limit: Option<usize>) -> anyhow::Result<Vec<(usize, Item)>> {
+    let known: std::collections::BTreeSet<&str> = items.iter().map(|item| item.family.as_str()).collect();
+    if let Some(unknown) = families.iter().find(|name| !known.contains(name.as_str())) {
+        bail!("--family {unknown}: no item has it; families are {}", known.into_iter().collect::<Vec<_>>().join(", "));
+    }
+    let mut counts = std::collections::HashMap::<String, usize>::new();
+    let mut wanted = |item: &Item| {
+        let count = counts.entry(item.family.clone()).or_default();
+        *count += 1;
+        (families.is_empty() || families.contains(&item.family)) && limit.is_none_or(|limit| *count <= limit)
+    };
+    Ok(items.into_iter().enumerate().filter(|(_, item)| wanted(item)).collect())
+}
+
+fn create(file: &Path) -> anyhow::Result<BufWriter<File>> {
+    let created = File::create(file).with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(BufWriter::new(created))
+}
+
+/// A set of items with their prompts, and what runs them.
+struct Eval<'a> {
+    args: &'a Args,
+    opened: &'a Opened,
+    tokenizer: &'a Tokenizer,
+    items: &'a [(usize, Item)],
+    prompts: Vec<Prompt>,
+    room: Room,
+    stop_ids: Vec<Token>,
+    call: Token,
+}
+
+impl<'a> Eval<'a> {
+    fn new(
+        args: &'a Args,
+        opened: &'a Opened,
+        tokenizer: &'a Tokenizer,
+        items: &'a [(usize, Item)],
+    ) -> anyhow::Result<Self> {
+        let config = opened.checkpoint.config();
+        let renderer = Renderer::new(tokenizer)?;
+        let max = config.max_position_embeddings;
+        let mut prompts = Vec::with_capacity(items.len());
+        for (index, item) in items {
+            let tokens = renderer.render_for_completion(&item.conversation, History::default());
+            ensure!(
+                tokens.len() < max,
+                "item {}: the prompt has {} tokens, and the model's context is {max}; shorten it",
+                index + 1,
+                tokens.len()
+            );
+            prompts.push(Prompt { max_new: args.max_tokens.min(max - tokens.len()), tokens });
+        }
+        let context = prompts.iter().map(|prompt| prompt.tokens.len() + prompt.max_new).max().unwrap_or(0);
+        let stop_ids = opened::stop_ids(opened, Some(tokenizer));
+        let (room, call) = (Room::new(config, args.rows.min(items.len()), context), tokenizer.specials()?.call);
+        Ok(Self { args, opened, tokenizer, items, prompts, room, stop_ids, call })
+    }
+
+    fn run(&self, table: &mut Table, mut answers: Option<&mut BufWriter<File>>) -> anyhow::Result<()> {
+        let (checkpoint, args) = (&self.opened.checkpoint, self.args);
+        let mut executor = executor::open(checkpoint, args.precision, self.room.limits(), args.threads);
+        let _listening = interrupt::listen(Second::Ends);
+        let style = ProgressStyle::with_template("[{bar:40}] {pos}/{len} {msg} {eta}").expect("a fixed template");
+        let bar = ProgressBar::new(self.items.len() as u64).with_style(style.progress_chars("=> "));
+        decode::greedy(&mut *executor, self.room, &self.prompts, &self.stop_ids, |n, tokens| {
+            let (index, item) = &self.items[n];
+            let messages = self.messages(tokens)?;
+            let right = item.check.accepts(&messages, Ending::of(tokens, &self.stop_ids, self.call));
+            table.add(&item.family, right, tokens.len());
+            bar.inc(1);
+            bar.set_message(format!("{} wrong", table.wrong()));
+            match &mut answers {
+                Some(file) => write_answer(file, (*index, item), &self.prompts[n].tokens, right, &messages, tokens),
+                None => Ok(()),
+            }
+        })?;
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    fn messages(&self, tokens: &[Token]) -> anyhow::Result<Vec<Message>> {
+        let mut parser = Parser::new(self.tokenizer)?;
+        for &token in tokens {
+            parser.push(token);
+        }
+        parser.finish();
+        Ok(parser.into_messages())
+    }
+}
+
+fn write_answer(
+    file: &mut BufWriter<File>,
+    (index, item): (usize, &Item),
+    prompt: &[Token],
+    right: bool,
+    messages: &[Message],
+    tokens: &[Token],
+) -> anyhow::Result<()> {
+    let said =
+        |wanted: fn(&Message) -> bool| -> String { messages.iter().filter(|m| wanted(m)).map(Message::text).collect() };
+    let line = json!({
+        "index": index,
+        "family": item.family,
+        "right": right,
+        "text": said(|m| m.channel != Some(Channel::Analysis)),
+        "reasoning": said(|m| m.channel == Some(Channel::Analysis)),
+        "prompt_tokens": prompt,
+        "tokens": tokens,
+    });
+    writeln!(file, "{line}").context("cannot write the answers")
+}
