@@ -1,8 +1,8 @@
 """Seeded dialogues of every family, with the worked reasoning that the model learns and a check of the answer.
 
 Train and held-out are split by content: `held_out` hashes what a question is about (the operands, the numbers, the
-words, the arguments), not how it is asked. A training dialogue uses no content that is held out, not even in a check
-or an earlier turn; a held-out item asks about held-out content.
+words, the arguments), not how it is asked. No training dialogue asks for content that is held out, not in an earlier
+turn either; a held-out item does. The model card says what this leaves open.
 """
 
 import hashlib

@@ -30,18 +30,14 @@ pub fn as_default() -> anyhow::Result<PathBuf> {
     folder()
 }
 
-/// The folder of the demo checkpoint: checkpoints are mapped from files, so it is written to the cache once, and again
-/// where a file is not what it should be.
+/// The folder of the demo checkpoint: checkpoints are mapped from files, so it is unpacked to the cache once, and again
+/// where it is not what it should be.
 ///
 /// # Errors
 /// When it cannot be written.
 pub fn folder() -> anyhow::Result<PathBuf> {
     let folder = cache_folder().join(NAME);
-    let unpack = || {
-        std::fs::create_dir_all(&folder)?;
-        FILES.iter().try_for_each(|(name, content)| put(&folder, name, content))
-    };
-    unpack().with_context(|| {
+    unpack(&folder).with_context(|| {
         format!(
             "cannot unpack the demo model to {}; set XDG_CACHE_HOME to a folder that can be written",
             folder.display()
@@ -50,10 +46,30 @@ pub fn folder() -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
+/// Several processes may start at once, and other versions of the program may have another demo: whoever holds the lock
+/// compares and writes, file by file, and a file that is right is left alone, because others may have it open.
+fn unpack(folder: &Path) -> io::Result<()> {
+    if is_unpacked(folder) {
+        return Ok(());
+    }
+    std::fs::create_dir_all(folder)?;
+    let lock = std::fs::File::create(folder.with_extension("lock"))?;
+    lock.lock()?;
+    FILES.iter().try_for_each(|(name, content)| put(folder, name, content))
+}
+
+fn is_unpacked(folder: &Path) -> bool {
+    FILES.iter().all(|(name, content)| holds(&folder.join(name), content))
+}
+
+fn holds(file: &Path, content: &[u8]) -> bool {
+    std::fs::read(file).is_ok_and(|found| found == content)
+}
+
 /// Other processes may have the file mapped: it is replaced as a whole, never changed.
 fn put(folder: &Path, name: &str, content: &[u8]) -> io::Result<()> {
     let file = folder.join(name);
-    if std::fs::read(&file).is_ok_and(|found| found == content) {
+    if holds(&file, content) {
         return Ok(());
     }
     let part = folder.join(format!(".{name}.{}.tmp", std::process::id()));

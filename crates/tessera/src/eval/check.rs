@@ -51,10 +51,15 @@ impl Check {
             Self::Json(value) => is_final && parses_to(&last.text(), value),
             Self::ToolCall { name, arguments } => {
                 let is_called = last.recipient.as_deref().is_some_and(|to| to.strip_prefix("functions.") == Some(name));
-                ending == Ending::Call && is_called && parses_to(&last.text(), arguments)
+                ending == Ending::Call && is_called && parses_to(&last.text(), &parsed(arguments))
             }
         }
     }
+}
+
+/// Arguments as OpenAI's API has them, JSON in a string, or as a value.
+fn parsed(arguments: &Value) -> Value {
+    arguments.as_str().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_else(|| arguments.clone())
 }
 
 fn parses_to(text: &str, expected: &Value) -> bool {
@@ -64,7 +69,7 @@ fn parses_to(text: &str, expected: &Value) -> bool {
 /// Equality of JSON values: the order of keys says nothing, and 1 is 1.0.
 fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
-        (Value::Number(x), Value::Number(y)) => x == y || x.as_f64() == y.as_f64(),
+        (Value::Number(x), Value::Number(y)) => x == y || ((x.is_f64() || y.is_f64()) && x.as_f64() == y.as_f64()),
         (Value::Array(x), Value::Array(y)) => x.len() == y.len() && x.iter().zip(y).all(|(x, y)| same(x, y)),
         (Value::Object(x), Value::Object(y)) => {
             x.len() == y.len() && x.iter().all(|(key, x)| y.get(key).is_some_and(|y| same(x, y)))

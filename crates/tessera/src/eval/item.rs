@@ -3,17 +3,17 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, bail, ensure};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use tessera_harmony::message::{
-    Channel, Conversation, DeveloperConfig, Message, ReasoningEffort, ResponseFormat, SystemConfig,
+    Channel, Conversation, DeveloperConfig, Message, ReasoningEffort, ResponseFormat, Role, SystemConfig,
 };
 use tessera_harmony::tools::FunctionTool;
 
 use super::check::Check;
 
 /// The family of items that name none.
-const NO_FAMILY: &str = "all";
+const NO_FAMILY: &str = "other";
 
 /// One question with its past, and how to tell a right answer.
 pub struct Item {
@@ -31,7 +31,7 @@ struct Line {
     /// The date that the model is told; none otherwise, so that results repeat.
     current_date: Option<String>,
     messages: Vec<ChatMessage>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_none")]
     tools: Vec<Tool>,
     response_format: Option<Format>,
     check: Check,
@@ -48,7 +48,7 @@ struct ChatMessage {
     /// What an assistant thought before it called a tool.
     #[serde(alias = "reasoning_content", alias = "reasoning")]
     thinking: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_none")]
     tool_calls: Vec<ToolCall>,
     tool_call_id: Option<String>,
     name: Option<String>,
@@ -87,7 +87,12 @@ struct Tool {
 
 #[derive(Deserialize)]
 struct Format {
-    json_schema: Option<ResponseFormat>,
+    json_schema: ResponseFormat,
+}
+
+/// Clients write `null` where there are none.
+fn null_as_none<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// Reads items from JSON lines; `file` is what errors call it. Empty lines are skipped.
@@ -126,7 +131,7 @@ impl Line {
         let developer = DeveloperConfig {
             instructions: (!instructions.is_empty()).then(|| instructions.join("\n\n")),
             functions: self.tools.into_iter().map(|tool| tool.function).collect(),
-            response_formats: self.response_format.and_then(|format| format.json_schema).into_iter().collect(),
+            response_formats: self.response_format.map(|format| format.json_schema).into_iter().collect(),
         };
         if developer != DeveloperConfig::default() {
             conversation.messages.push(Message::developer(developer));
@@ -135,8 +140,11 @@ impl Line {
         for message in self.messages.iter().filter(|m| !is_instruction(m)) {
             message.push_to(&mut conversation.messages, &mut calls)?;
         }
-        let asks = conversation.messages.last().is_some_and(|last| last.role.as_str() != "assistant");
-        ensure!(asks && !self.messages.is_empty(), "messages: expected the last one to be the user's or a tool's");
+        let asks = |last: &Message| matches!(last.role, Role::User | Role::Tool);
+        ensure!(
+            conversation.messages.last().is_some_and(asks),
+            "messages: expected the last one to be the user's or a tool's"
+        );
         Ok(conversation)
     }
 }
@@ -158,13 +166,16 @@ impl ChatMessage {
                 if let Some(thinking) = &self.thinking {
                     messages.push(Message::assistant(Channel::Analysis, thinking));
                 }
+                let calls_tools = !self.tool_calls.is_empty();
+                if !calls_tools || !self.text().is_empty() {
+                    // What is said beside a call is a preamble: it announces the call.
+                    let channel = if calls_tools { Channel::Commentary } else { Channel::Final };
+                    messages.push(Message::assistant(channel, self.text()));
+                }
                 for call in &self.tool_calls {
                     calls.insert(call.id.clone(), call.function.name.clone());
                     let name = format!("functions.{}", call.function.name);
                     messages.push(Message::function_call(name, &call.function.arguments));
-                }
-                if self.tool_calls.is_empty() || !self.text().is_empty() {
-                    messages.push(Message::assistant(Channel::Final, self.text()));
                 }
             }
             "tool" => {

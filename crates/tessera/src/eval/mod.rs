@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use flate2::read::GzDecoder;
+use flate2::read::MultiGzDecoder;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use tessera_harmony::message::{Channel, Message};
@@ -33,6 +33,8 @@ use table::Table;
 /// The demo model's held-out items, 2,000 a family.
 const HELD_OUT: &[u8] = include_bytes!("../../../../assets/held_out.jsonl.gz");
 const HELD_OUT_NAME: &str = "the built-in items";
+/// Of an unpacked file of items.
+const MAX_ITEMS_BYTES: u64 = 1 << 30;
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
 
 /// Count right answers to a set of questions
@@ -84,6 +86,9 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
+    if args.answers.is_some() && same_file(args.answers.as_deref(), args.items.as_deref()) {
+        bail!("--answers would overwrite --items; name another file");
+    }
     let items = chosen(items(args.items.as_deref())?, &args.family, args.limit)?;
     let (opened, tokenizer) = opened::with_tokenizer(args.model.as_deref())?;
     let eval = Eval::new(&args, &opened, &tokenizer, &items)?;
@@ -101,6 +106,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     eprintln!("{}", speed(&table, time));
     Ok(())
+}
+
+fn same_file(a: Option<&Path>, b: Option<&Path>) -> bool {
+    let real = |path: Option<&Path>| path.and_then(|path| path.canonicalize().ok());
+    real(a).is_some_and(|a| Some(a) == real(b))
 }
 
 fn speed(table: &Table, time: Duration) -> String {
@@ -139,7 +149,10 @@ fn items(file: Option<&Path>) -> anyhow::Result<Vec<Item>> {
 
 fn unzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
     let mut out = Vec::new();
-    GzDecoder::new(bytes).read_to_end(&mut out)?;
+    MultiGzDecoder::new(bytes).take(MAX_ITEMS_BYTES + 1).read_to_end(&mut out)?;
+    if out.len() as u64 > MAX_ITEMS_BYTES {
+        return Err(io::Error::other(format!("it unpacks to more than {MAX_ITEMS_BYTES} bytes")));
+    }
     Ok(out)
 }
 
@@ -248,6 +261,7 @@ fn write_answer(
         "index": index,
         "family": item.family,
         "right": right,
+        "recipient": messages.last().and_then(|last| last.recipient.as_deref()),
         "text": said(|m| m.channel != Some(Channel::Analysis)),
         "reasoning": said(|m| m.channel == Some(Channel::Analysis)),
         "prompt_tokens": prompt,

@@ -76,6 +76,20 @@ fn the_cache_is_mended_and_an_unwritable_one_is_an_error() {
 }
 
 #[test]
+fn many_may_start_at_once_on_an_empty_cache() {
+    let scratch = Scratch::new();
+    let start = |_| {
+        let mut command = tessera(&["generate", "-q", "3 + 4"]);
+        command.env("XDG_CACHE_HOME", scratch.path("cache"));
+        std::thread::spawn(move || finish(command))
+    };
+    let all: Vec<_> = (0..8).map(start).collect();
+    for running in all {
+        assert_eq!(running.join().unwrap().ok(), "7\n");
+    }
+}
+
+#[test]
 fn more_effort_is_more_reasoning_and_the_same_answer() {
     for question in ["What is 812 - 999?", "Sort 5, 3, 99 and 12.", "Reverse the words: the quick brown fox"] {
         let run = |effort: &str| generate(&["--json", "--reasoning", effort, question]).json();
