@@ -1,0 +1,3 @@
+//! gpt-oss on NVIDIA Hopper (`sm_90a`).
+
+pub mod pack;
