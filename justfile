@@ -40,6 +40,10 @@ verify MODEL *ARGS:
 fuzz TARGET SECONDS="600":
     cargo +nightly fuzz run {{ TARGET }} -- -max_total_time={{ SECONDS }}
 
+# NVIDIA's compiler, from its Python wheels into target/cuda-toolchain; the next build has the GPU kernels
+cuda-toolchain:
+    tools/cuda_toolchain.sh
+
 # Licences, duplicates and origins of the dependencies (cargo-deny)
 deny:
     cargo deny check licenses bans sources
