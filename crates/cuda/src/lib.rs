@@ -1,3 +1,6 @@
 //! gpt-oss on NVIDIA Hopper (`sm_90a`).
 
+mod cubins;
 pub mod pack;
+
+pub use cubins::{CUBINS, REPORT};
