@@ -1,6 +1,16 @@
 //! gpt-oss on NVIDIA Hopper (`sm_90a`).
 
+mod ceiling;
 mod cubins;
+mod device;
+mod error;
+mod kernels;
+mod launch;
 pub mod pack;
 
+pub use ceiling::copy_bandwidth;
 pub use cubins::{CUBINS, REPORT};
+pub use device::{Address, Buffer, Device, Memory, Pinned, Properties};
+pub use error::DeviceError;
+pub use kernels::copy::Copier;
+pub use launch::{Event, Graph, Kernel, Launch, Start, Stream};

@@ -1,3 +1,6 @@
 //! Integration tests of the CUDA backend.
 
 mod build;
+mod device;
+mod gpu;
+mod probe;

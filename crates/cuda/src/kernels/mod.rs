@@ -1,0 +1,3 @@
+//! The host's half of the kernels, one file per `.cu`.
+
+pub(crate) mod copy;
