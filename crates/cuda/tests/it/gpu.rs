@@ -20,5 +20,7 @@ pub fn gpu() -> Option<Device> {
 pub fn skip(reason: &str) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
-    writeln!(std::io::stderr(), "SKIPPED: {reason}: {test}").expect("stderr can be written");
+    // In one piece: stderr has no buffer, and tests run side by side.
+    let line = format!("SKIPPED: {reason}: {test}\n");
+    std::io::stderr().write_all(line.as_bytes()).expect("stderr can be written");
 }
