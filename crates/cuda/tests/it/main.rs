@@ -3,4 +3,7 @@
 mod build;
 mod device;
 mod gpu;
+mod pack;
 mod probe;
+mod random;
+mod values;
