@@ -19,11 +19,13 @@ use thiserror::Error;
 pub mod decode;
 pub mod fragment;
 pub mod group;
+mod location;
 mod matrix;
 mod scales;
 mod unpack;
 
 pub use fragment::{LANES, REGISTERS, STEP_K, THREADS, TILE_ROWS};
+pub use location::{CodeLocation, FieldLocation, locate_code, locate_field};
 pub use matrix::{Matrix, Rows, Shape};
 pub use scales::ScaleShift;
 pub use unpack::{Unpacked, unpack, unpack_as_device};

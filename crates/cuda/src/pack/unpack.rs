@@ -3,12 +3,10 @@
 use tessera_model::mxfp4::BLOCK;
 
 use super::decode::Share;
-use super::fragment::{Element, Place, element, place};
-use super::group::{FIELDS, bit_position, byte};
-use super::{
-    CODE_BYTES, PAIRS, QUAD, RECORD_BYTES, REGISTERS, Rows, STEP_K, STEPS, ScaleShift, Shape, THREADS, TILE_BLOCKS,
-    TILE_K, TILE_ROWS,
-};
+use super::fragment::{Place, element};
+use super::group::byte;
+use super::location::{CodeLocation, FieldLocation, locate_code, locate_field};
+use super::{RECORD_BYTES, REGISTERS, Rows, STEP_K, STEPS, ScaleShift, Shape, THREADS, TILE_BLOCKS, TILE_K, TILE_ROWS};
 
 /// A matrix as checkpoints have it.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,17 +20,18 @@ pub struct Unpacked {
 /// Panics if `packed` is not [`Shape::packed_bytes`] long.
 pub fn unpack(packed: &[u8], shape: Shape, rows: Rows, shift: ScaleShift) -> Unpacked {
     let mut out = Unpacked::zeroed(shape);
-    let places = Places::new();
+    let locations = Locations::new();
     let records = records(packed, shape);
     for row in 0..shape.rows() {
         let (strip, r) = (rows.packed(row) / TILE_ROWS, rows.packed(row) % TILE_ROWS);
         for block in 0..shape.blocks() {
             let (k_tile, in_tile) = (block / TILE_BLOCKS, block % TILE_BLOCKS);
             let record = &records[strip * shape.k_tiles() + k_tile];
-            out.scales[row * shape.blocks() + block] = shift.scale(places.field(record, r, in_tile));
+            out.scales[row * shape.blocks() + block] = shift.scale(locations.field(record, r, in_tile));
             let codes = &mut out.blocks[(row * shape.blocks() + block) * BLOCK / 2..][..BLOCK / 2];
             for (i, byte) in codes.iter_mut().enumerate() {
-                *byte = places.byte(record, r, in_tile * BLOCK + 2 * i);
+                let k = in_tile * BLOCK + 2 * i;
+                *byte = locations.code(record, r, k) | locations.code(record, r, k + 1) << 4;
             }
         }
     }
@@ -75,34 +74,31 @@ fn records(packed: &[u8], shape: Shape) -> &[[u8; RECORD_BYTES]] {
 }
 
 /// Where the packer puts what, as tables.
-struct Places {
-    groups: [[Place; STEP_K]; TILE_ROWS], // of each element of a k16 step
-    bits: [[usize; 8]; PAIRS],            // of each bit of a pair, low nibble first, in its group
+struct Locations {
+    codes: Vec<CodeLocation>,   // [row, k]
+    fields: Vec<FieldLocation>, // [row, block]
 }
 
-impl Places {
+impl Locations {
     fn new() -> Self {
         Self {
-            groups: std::array::from_fn(|row| std::array::from_fn(|k| place(Element { row, k }))),
-            bits: std::array::from_fn(|pair| std::array::from_fn(|bit| bit_position(pair, bit / 4, bit % 4))),
+            codes: (0..TILE_ROWS * TILE_K).map(|i| locate_code(i / TILE_K, i % TILE_K)).collect(),
+            fields: (0..TILE_ROWS * TILE_BLOCKS).map(|i| locate_field(i / TILE_BLOCKS, i % TILE_BLOCKS)).collect(),
         }
     }
 
-    /// The byte of codes `k` (even) and `k + 1` of a row of a record.
-    fn byte(&self, record: &[u8; RECORD_BYTES], row: usize, k: usize) -> u8 {
-        let step = k / STEP_K;
-        let at = self.groups[row][k % STEP_K];
-        let group = record[16 * at.thread + 8 * (step / 2)..].first_chunk().expect("a group has 8 bytes");
-        let group = u64::from_le_bytes(*group);
-        let bits = &self.bits[REGISTERS * (step % 2) + at.register];
-        bits.iter().enumerate().fold(0, |byte, (i, &bit)| byte | ((group >> bit & 1) as u8) << i)
+    fn code(&self, record: &[u8; RECORD_BYTES], row: usize, k: usize) -> u8 {
+        let at = &self.codes[row * TILE_K + k];
+        gather(&record[at.group..], &at.bits)
     }
 
-    /// The exponent field of a row and 32-block of a record.
     fn field(&self, record: &[u8; RECORD_BYTES], row: usize, block: usize) -> u8 {
-        let at = self.groups[row][0];
-        let word = record[CODE_BYTES + 4 * (at.thread / QUAD)..].first_chunk().expect("a scale word has 4 bytes");
-        let pair = u32::from_le_bytes(*word).rotate_right(8 * block as u32) & FIELDS;
-        (pair >> (7 + 16 * (at.register & 1))) as u8
+        let at = &self.fields[row * TILE_BLOCKS + block];
+        gather(&record[at.word..], &at.bits)
     }
+}
+
+/// The number whose bits, lowest first, are bits `bits` of `bytes`.
+fn gather(bytes: &[u8], bits: &[usize]) -> u8 {
+    bits.iter().enumerate().fold(0, |number, (i, bit)| number | (bytes[bit / 8] >> (bit % 8) & 1) << i)
 }

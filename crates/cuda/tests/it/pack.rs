@@ -1,7 +1,9 @@
 //! Records: where every bit of a matrix is, written down here from the formulas and not taken from the packer.
 
 use tessera_cuda::pack::fragment::{Element, Place, element, place, places};
-use tessera_cuda::pack::{Matrix, PackError, Packer, Rows, ScaleShift, Shape, pack, unpack, unpack_as_device};
+use tessera_cuda::pack::{
+    Matrix, PackError, Packer, Rows, ScaleShift, Shape, locate_code, locate_field, pack, unpack, unpack_as_device,
+};
 
 use crate::random::Random;
 
@@ -183,6 +185,19 @@ fn a_record_has_every_bit_once() {
         let set: u32 = packed[..CODES].iter().map(|b| b.count_ones()).sum();
         let at = bits_of_code(i / 64, i % 64)[bit];
         assert!(set == 1 && packed[at / 8] == 1 << (at % 8), "element {i}, bit {bit}");
+    }
+}
+
+#[test]
+fn locations_are_where_the_bits_are() {
+    for (row, k) in (0..64 * 64).map(|i| (i / 64, i % 64)) {
+        let at = locate_code(row, k);
+        assert_eq!(at.bits.map(|bit| at.group * 8 + bit), bits_of_code(row, k), "({row}, {k})");
+        assert_eq!((at.step, element(at.place)), (k / 16, Element { row, k: k % 16 }));
+        assert_eq!((at.pair, at.group), (k / 16 % 2 * 4 + at.place.register, at.place.thread * 16 + k / 32 * 8));
+        let field = locate_field(row, k / 32);
+        assert_eq!(field.bits.map(|bit| field.word * 8 + bit), bits_of_field(row, k / 32), "({row}, {k})");
+        assert_eq!(field.thread, at.place.thread / 4 * 4);
     }
 }
 
