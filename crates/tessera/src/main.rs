@@ -18,6 +18,7 @@ mod generate;
 mod hub;
 mod inspect;
 mod interrupt;
+mod layout;
 mod logits;
 mod npy;
 mod opened;
@@ -59,6 +60,7 @@ enum Command {
     Routes(routes::Args),
     Bench(bench::Args),
     Eval(eval::Args),
+    Layout(layout::Args),
     Completions(CompletionsArgs),
 }
 
@@ -94,6 +96,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Routes(args) => routes::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Layout(args) => layout::run(args),
         Command::Completions(args) => completions(args.shell),
     }
 }

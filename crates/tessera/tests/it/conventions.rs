@@ -6,8 +6,20 @@ use std::time::{Duration, Instant};
 
 use crate::runner::{Model, finish, read_json, run, tessera};
 
-const COMMANDS: [&str; 11] =
-    ["generate", "chat", "inspect", "verify", "convert", "synth", "logits", "bench", "eval", "routes", "completions"];
+const COMMANDS: [&str; 12] = [
+    "generate",
+    "chat",
+    "inspect",
+    "verify",
+    "convert",
+    "synth",
+    "logits",
+    "bench",
+    "eval",
+    "routes",
+    "layout",
+    "completions",
+];
 /// Far more than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -11,6 +11,7 @@ mod generate;
 mod hub;
 mod hub_server;
 mod inspect;
+mod layout;
 mod logits;
 mod routes;
 mod synth;
