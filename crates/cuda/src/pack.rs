@@ -22,6 +22,7 @@ pub mod group;
 mod location;
 mod matrix;
 mod scales;
+pub mod triton;
 mod unpack;
 
 pub use fragment::{LANES, REGISTERS, STEP_K, THREADS, TILE_ROWS};

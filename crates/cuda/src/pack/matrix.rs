@@ -69,6 +69,12 @@ impl Shape {
     pub fn packed_bytes(self) -> usize {
         self.strips() * self.strip_bytes()
     }
+
+    /// Whether `what` of a matrix of this shape, `found` bytes, has the `expected` length.
+    pub(super) fn check(self, what: &'static str, found: usize, expected: usize) -> Result<(), PackError> {
+        let Self { rows, k } = self;
+        if found == expected { Ok(()) } else { Err(PackError::Length { what, rows, k, expected, found }) }
+    }
 }
 
 impl Rows {
@@ -98,12 +104,8 @@ impl Rows {
 impl<'a> Matrix<'a> {
     /// `blocks` `[rows, k / 32, 16]` with even k in the low nibbles, `scales` `[rows, k / 32]`.
     pub fn new(blocks: &'a [u8], scales: &'a [u8], shape: Shape) -> Result<Self, PackError> {
-        let check = |what, found: usize, expected: usize| {
-            let Shape { rows, k } = shape;
-            if found == expected { Ok(()) } else { Err(PackError::Length { what, rows, k, expected, found }) }
-        };
-        check("blocks", blocks.len(), shape.rows * shape.k / 2)?;
-        check("scales", scales.len(), shape.rows * shape.blocks())?;
+        shape.check("blocks", blocks.len(), shape.rows * shape.k / 2)?;
+        shape.check("scales", scales.len(), shape.rows * shape.blocks())?;
         Ok(Self { blocks, scales, shape })
     }
 
@@ -114,6 +116,11 @@ impl<'a> Matrix<'a> {
     /// `[rows, k / 32]`
     pub fn scales(&self) -> &'a [u8] {
         self.scales
+    }
+
+    /// The codes of a row, `[k / 2]`.
+    pub(super) fn row_codes(&self, row: usize) -> &'a [u8] {
+        &self.blocks[row * self.shape.k / 2..][..self.shape.k / 2]
     }
 
     /// The codes of 64 columns of a row; beyond the matrix, zeros.

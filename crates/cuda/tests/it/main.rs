@@ -6,4 +6,5 @@ mod gpu;
 mod pack;
 mod probe;
 mod random;
+mod triton;
 mod values;
