@@ -1,10 +1,9 @@
 //! Many sequences at once, greedily: as soon as one is done, the next takes its place.
 
-use anyhow::bail;
 use tessera_model::batch::sliding_blocks;
 use tessera_model::{BLOCK_SIZE, Batch, BlockTables, Config, Executor, Limits, Row, Sampling, Token};
 
-use crate::interrupt::{self, Interrupted};
+use crate::interrupt;
 
 /// Tokens that a step takes at most.
 const STEP_TOKENS: usize = 512;
@@ -22,6 +21,13 @@ pub struct Room {
 pub struct Prompt {
     pub tokens: Vec<Token>,
     pub max_new: usize,
+}
+
+/// Why no more answers come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Complete,
+    Interrupted,
 }
 
 struct Slot {
@@ -59,17 +65,17 @@ impl Room {
 }
 
 /// Generates from every prompt until one of `stop_ids` or its limit; `receive` gets each answer's tokens, stop token
-/// included, as soon as it is there, with the prompt's index.
+/// included, as soon as it is there, with the prompt's index. On Ctrl-C, answers on the way are dropped.
 ///
 /// # Errors
-/// When a step fails, `receive` does, or on Ctrl-C.
+/// When a step fails, or `receive` does.
 pub fn greedy(
     executor: &mut dyn Executor,
     room: Room,
     prompts: &[Prompt],
     stop_ids: &[Token],
     mut receive: impl FnMut(usize, &[Token]) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Outcome> {
     let mut waiting = prompts.iter().enumerate();
     let mut slots: Vec<Option<Slot>> = (0..room.sequences).map(|_| None).collect();
     loop {
@@ -77,10 +83,10 @@ pub fn greedy(
             *slot = waiting.next().map(|(index, prompt)| Slot::new(index, prompt));
         }
         if slots.iter().all(Option::is_none) {
-            return Ok(());
+            return Ok(Outcome::Complete);
         }
         if interrupt::stopped() {
-            bail!(Interrupted);
+            return Ok(Outcome::Interrupted);
         }
         step(executor, room, &mut slots)?;
         for slot in &mut slots {

@@ -1,15 +1,13 @@
 //! `tessera eval`: how many questions of a set a checkpoint answers rightly.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use flate2::read::MultiGzDecoder;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::json;
-use tessera_harmony::message::{Channel, Message};
+use tessera_harmony::message::Message;
 use tessera_harmony::parse::Parser;
 use tessera_harmony::render::{History, Renderer};
 use tessera_harmony::tokenizer::Tokenizer;
@@ -17,16 +15,18 @@ use tessera_model::Token;
 
 use crate::args::at_least_one;
 use crate::executor::{self, Precision};
-use crate::interrupt::{self, Second};
+use crate::interrupt::{self, Interrupted, Second};
 use crate::opened::{self, Opened};
 
+mod answers;
 mod check;
 mod decode;
 mod item;
 mod table;
 
+use answers::{Answer, Answers};
 use check::Ending;
-use decode::{Prompt, Room};
+use decode::{Outcome, Prompt, Room};
 use item::Item;
 use table::Table;
 
@@ -40,7 +40,7 @@ const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
 /// Count right answers to a set of questions
 ///
 /// Answers are taken greedily and checked by program. Without --items the questions are those that the demo model was not
-/// trained on, 2,000 for each of its ten families.
+/// trained on, 2,000 for each of its ten families. Ctrl-C shows the table of what is answered (exit status 130).
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   tessera eval --limit 100                                the demo model on a part of its own set
@@ -77,7 +77,8 @@ pub struct Args {
     /// Threads that compute [default: all cores]
     #[arg(short, long, env = "TESSERA_THREADS", value_parser = crate::args::threads)]
     threads: Option<usize>,
-    /// Write each answer as a line of JSON: index, family, right, text, reasoning, token ids
+    /// Write each answer as a line of JSON: index, family, right, text, reasoning, token ids; to FILE.jsonl.partial until
+    /// all are there
     #[arg(long, value_name = "FILE.jsonl")]
     answers: Option<PathBuf>,
     /// Print one JSON object
@@ -86,41 +87,36 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
-    if args.answers.is_some() && same_file(args.answers.as_deref(), args.items.as_deref()) {
-        bail!("--answers would overwrite --items; name another file");
-    }
     let items = chosen(items(args.items.as_deref())?, &args.family, args.limit)?;
     let (opened, tokenizer) = opened::with_tokenizer(args.model.as_deref())?;
     let eval = Eval::new(&args, &opened, &tokenizer, &items)?;
-    let mut answers = args.answers.as_deref().map(create).transpose()?;
+    let create = |path: &PathBuf| Answers::create(path, args.items.as_deref());
+    let mut answers = args.answers.as_ref().map(create).transpose()?;
     let started = Instant::now();
     let mut table = Table::new(items.iter().map(|(_, item)| item.family.as_str()));
-    eval.run(&mut table, answers.as_mut())?;
-    if let Some(mut file) = answers {
-        file.flush().with_context(|| format!("cannot write {}", args.answers.unwrap_or_default().display()))?;
-    }
+    let outcome = eval.run(&mut table, answers.as_mut())?;
     let time = started.elapsed();
+    let kept = match (answers, outcome) {
+        (None, _) => None,
+        (Some(answers), Outcome::Complete) => answers.finish().map(|()| None)?,
+        (Some(answers), Outcome::Interrupted) => Some(answers.keep_partial()?),
+    };
     match args.json {
         true => writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&table.to_json(time))?)?,
         false => write!(io::stdout(), "{table}")?,
     }
-    eprintln!("{}", speed(&table, time));
-    Ok(())
+    eprintln!("{}", summary(&table, time));
+    if let Some(partial) = kept {
+        eprintln!("the answers so far are in {}", partial.display());
+    }
+    if outcome == Outcome::Interrupted { Err(Interrupted.into()) } else { Ok(()) }
 }
 
-fn same_file(a: Option<&Path>, b: Option<&Path>) -> bool {
-    let real = |path: Option<&Path>| path.and_then(|path| path.canonicalize().ok());
-    real(a).is_some_and(|a| Some(a) == real(b))
-}
-
-fn speed(table: &Table, time: Duration) -> String {
-    let seconds = time.as_secs_f64();
-    format!(
-        "{} answers, {} tokens in {seconds:.1} s ({:.0}/s)",
-        table.items(),
-        table.tokens,
-        table.tokens as f64 / seconds
-    )
+fn summary(table: &Table, time: Duration) -> String {
+    let (seconds, tokens) = (time.as_secs_f64(), table.tokens);
+    let speed =
+        format!("{} answers, {tokens} tokens in {seconds:.1} s ({:.0}/s)", table.items(), tokens as f64 / seconds);
+    table.stopped().map_or(speed.clone(), |stopped| format!("{stopped}: {speed}"))
 }
 
 fn rows(text: &str) -> Result<usize, String> {
@@ -171,11 +167,6 @@ fn chosen(items: Vec<Item>, families: &[String], limit: Option<usize>) -> anyhow
     Ok(items.into_iter().enumerate().filter(|(_, item)| wanted(item)).collect())
 }
 
-fn create(file: &Path) -> anyhow::Result<BufWriter<File>> {
-    let created = File::create(file).with_context(|| format!("cannot write {}", file.display()))?;
-    Ok(BufWriter::new(created))
-}
-
 /// A set of items with their prompts, and what runs them.
 struct Eval<'a> {
     args: &'a Args,
@@ -215,26 +206,28 @@ impl<'a> Eval<'a> {
         Ok(Self { args, opened, tokenizer, items, prompts, room, stop_ids, call })
     }
 
-    fn run(&self, table: &mut Table, mut answers: Option<&mut BufWriter<File>>) -> anyhow::Result<()> {
+    fn run(&self, table: &mut Table, mut answers: Option<&mut Answers>) -> anyhow::Result<Outcome> {
         let (checkpoint, args) = (&self.opened.checkpoint, self.args);
         let mut executor = executor::open(checkpoint, args.precision, self.room.limits(), args.threads);
         let _listening = interrupt::listen(Second::Ends);
         let style = ProgressStyle::with_template("[{bar:40}] {pos}/{len} {msg} {eta}").expect("a fixed template");
         let bar = ProgressBar::new(self.items.len() as u64).with_style(style.progress_chars("=> "));
-        decode::greedy(&mut *executor, self.room, &self.prompts, &self.stop_ids, |n, tokens| {
-            let (index, item) = &self.items[n];
-            let messages = self.messages(tokens)?;
-            let right = item.check.accepts(&messages, Ending::of(tokens, &self.stop_ids, self.call));
-            table.add(&item.family, right, tokens.len());
+        let outcome = decode::greedy(&mut *executor, self.room, &self.prompts, &self.stop_ids, |n, tokens| {
+            let answer = self.judge(n, tokens)?;
+            table.add(&answer);
             bar.inc(1);
             bar.set_message(format!("{} wrong", table.wrong()));
-            match &mut answers {
-                Some(file) => write_answer(file, (*index, item), &self.prompts[n].tokens, right, &messages, tokens),
-                None => Ok(()),
-            }
-        })?;
+            answers.as_mut().map_or(Ok(()), |answers| answers.write(&answer))
+        });
         bar.finish_and_clear();
-        Ok(())
+        outcome
+    }
+
+    fn judge<'t>(&'t self, n: usize, tokens: &'t [Token]) -> anyhow::Result<Answer<'t>> {
+        let (index, item) = &self.items[n];
+        let messages = self.messages(tokens)?;
+        let right = item.check.accepts(&messages, Ending::of(tokens, &self.stop_ids, self.call));
+        Ok(Answer { index: *index, item, prompt: &self.prompts[n].tokens, tokens, messages, right })
     }
 
     fn messages(&self, tokens: &[Token]) -> anyhow::Result<Vec<Message>> {
@@ -245,27 +238,4 @@ impl<'a> Eval<'a> {
         parser.finish();
         Ok(parser.into_messages())
     }
-}
-
-fn write_answer(
-    file: &mut BufWriter<File>,
-    (index, item): (usize, &Item),
-    prompt: &[Token],
-    right: bool,
-    messages: &[Message],
-    tokens: &[Token],
-) -> anyhow::Result<()> {
-    let said =
-        |wanted: fn(&Message) -> bool| -> String { messages.iter().filter(|m| wanted(m)).map(Message::text).collect() };
-    let line = json!({
-        "index": index,
-        "family": item.family,
-        "right": right,
-        "recipient": messages.last().and_then(|last| last.recipient.as_deref()),
-        "text": said(|m| m.channel != Some(Channel::Analysis)),
-        "reasoning": said(|m| m.channel == Some(Channel::Analysis)),
-        "prompt_tokens": prompt,
-        "tokens": tokens,
-    });
-    writeln!(file, "{line}").context("cannot write the answers")
 }

@@ -5,10 +5,14 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::answers::Answer;
+
 /// Counts by family, in the order in which the items name them.
 #[derive(Default)]
 pub struct Table {
     families: Vec<Family>,
+    /// Items that were to be asked.
+    asked: usize,
     /// Tokens generated.
     pub tokens: usize,
 }
@@ -20,9 +24,11 @@ struct Family {
 }
 
 impl Table {
+    /// For items of these families.
     pub fn new<'a>(names: impl Iterator<Item = &'a str>) -> Self {
         let mut table = Self::default();
         for name in names {
+            table.asked += 1;
             if !table.families.iter().any(|family| family.name == name) {
                 table.families.push(Family { name: name.to_owned(), right: 0, items: 0 });
             }
@@ -30,12 +36,19 @@ impl Table {
         table
     }
 
-    /// `family` is one that the table was made with.
-    pub fn add(&mut self, family: &str, right: bool, tokens: usize) {
-        let found = self.families.iter_mut().find(|known| known.name == family).expect("made with this family");
+    /// The item's family is one that the table was made with.
+    pub fn add(&mut self, answer: &Answer) {
+        let family = &answer.item.family;
+        let found = self.families.iter_mut().find(|known| known.name == *family).expect("made with this family");
         found.items += 1;
-        found.right += usize::from(right);
-        self.tokens += tokens;
+        found.right += usize::from(answer.right);
+        self.tokens += answer.tokens.len();
+    }
+
+    /// What is to be said where items were left out.
+    pub fn stopped(&self) -> Option<String> {
+        let (items, asked) = (self.items(), self.asked);
+        (items < asked).then(|| format!("stopped after {items} of {asked} items"))
     }
 
     pub fn items(&self) -> usize {
@@ -51,7 +64,13 @@ impl Table {
         let families: Map<String, Value> =
             self.families.iter().map(|family| (family.name.clone(), row(family.right, family.items))).collect();
         let all = row(self.items() - self.wrong(), self.items());
-        json!({"families": families, "all": all, "tokens": self.tokens, "seconds": time.as_secs_f64()})
+        json!({
+            "families": families,
+            "all": all,
+            "asked": self.asked,
+            "tokens": self.tokens,
+            "seconds": time.as_secs_f64(),
+        })
     }
 }
 
@@ -67,7 +86,8 @@ impl fmt::Display for Table {
         for family in &self.families {
             write_row(f, width, &family.name, family.right, family.items)?;
         }
-        write_row(f, width, "all", self.items() - self.wrong(), self.items())
+        write_row(f, width, "all", self.items() - self.wrong(), self.items())?;
+        self.stopped().map_or(Ok(()), |stopped| writeln!(f, "{stopped}"))
     }
 }
 

@@ -2,9 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use crate::runner::{Model, finish, read_json, run, tessera};
+use crate::runner::{Model, finish, interrupt, read_json, run, tessera, wait};
 
 const COMMANDS: [&str; 12] = [
     "generate",
@@ -20,8 +19,6 @@ const COMMANDS: [&str; 12] = [
     "layout",
     "completions",
 ];
-/// Far more than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A run that goes on for minutes, on the slow precision.
 fn endless(model: &Model) -> Child {
@@ -29,26 +26,6 @@ fn endless(model: &Model) -> Child {
     let mut command = tessera(&["generate", "-m", model.arg(), "--tokens", &ids, "--context", "131072"]);
     command.args(["--precision", "f32"]).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().unwrap()
-}
-
-#[track_caller]
-fn wait(child: &mut Child) -> Option<i32> {
-    let started = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status.code();
-        }
-        if started.elapsed() > PATIENCE {
-            child.kill().unwrap();
-            panic!("the command did not end");
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-fn interrupt(child: &Child) {
-    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(status.success());
 }
 
 #[test]

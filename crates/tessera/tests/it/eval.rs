@@ -1,9 +1,14 @@
 //! `tessera eval`: what it counts, what it reads, what it refuses.
 
+use std::io::Read;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::demo::Scratch;
-use crate::runner::{Model, run};
+use crate::runner::{Model, interrupt, run, tessera, wait};
 
 const ITEMS: &str = r#"{"family": "sums", "messages": [{"role": "user", "content": "What is 27 + 45?"}], "check": {"equals": "72"}}
 
@@ -42,6 +47,45 @@ fn answers_do_not_depend_on_how_many_are_computed_together() {
     assert_eq!(alone.len(), 30);
     assert_eq!(alone, answers("7"));
     assert_eq!(alone, answers("256"));
+}
+
+#[test]
+fn ctrl_c_keeps_the_answers_so_far_and_says_how_many() {
+    let scratch = Scratch::new();
+    let (file, partial) = (scratch.file("answers.jsonl", "of another run"), scratch.path("answers.jsonl.partial"));
+    let mut command = tessera(&["eval", "demo", "--precision", "f32", "--answers", &file]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    while std::fs::metadata(&partial).map_or(0, |found| found.len()) == 0 {
+        std::thread::sleep(Duration::from_millis(10));
+        assert!(child.try_wait().unwrap().is_none(), "it goes on");
+    }
+    interrupt(&child);
+    assert_eq!(wait(&mut child), Some(130));
+    let (mut table, mut stderr) = (String::new(), String::new());
+    child.stdout.take().unwrap().read_to_string(&mut table).unwrap();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    let answers = std::fs::read_to_string(&partial).unwrap();
+    let stopped = format!("stopped after {} of 20000 items", answers.lines().count());
+    assert!(answers.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
+    assert_eq!(table.lines().last(), Some(stopped.as_str()));
+    assert!(stderr.contains(&stopped) && stderr.contains(&partial) && !stderr.contains("error"), "{stderr}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "of another run");
+}
+
+#[test]
+fn answers_get_their_name_when_all_are_there() {
+    let scratch = Scratch::new();
+    let (items, file) = (scratch.file("items.jsonl", ITEMS), scratch.path("answers.jsonl"));
+    run(&["eval", "demo", "--items", &items, "--answers", &file]).ok();
+    assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), 3);
+    assert!(!Path::new(&scratch.path("answers.jsonl.partial")).exists());
+    run(&["eval", "demo", "--items", &items, "--answers", "/dev/null"]).ok();
+    let partial = scratch.file("items.partial", ITEMS);
+    for (items, answers) in [(&items, &items), (&partial, &scratch.path("items"))] {
+        run(&["eval", "demo", "--items", items, "--answers", answers]).fails_with(&["--answers", "overwrite --items"]);
+        assert_eq!(std::fs::read_to_string(items).unwrap(), ITEMS);
+    }
+    run(&["eval", "demo", "--answers", "/no/such/file"]).fails_with(&["cannot write /no/such/file"]);
 }
 
 #[test]
