@@ -63,7 +63,7 @@ pub struct Args {
     /// Print one JSON object when done: text, reasoning, tokens, finish_reason, seed, timings
     #[arg(long)]
     json: bool,
-    /// No timings on stderr
+    /// No timings on stderr, and no word of an answer that was cut off
     #[arg(short, long)]
     quiet: bool,
 }
@@ -98,6 +98,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     if !args.quiet {
         eprintln!("{}", run.summary(loaded));
+        if run.finish == Finish::Length {
+            eprintln!("the answer was cut off: --max-tokens or the context is used up; raise it");
+        }
     }
     if run.finish == Finish::Interrupted { Err(Interrupted.into()) } else { Ok(()) }
 }

@@ -10,6 +10,7 @@ use serde_json::json;
 use tessera_harmony::message::{Channel, Message};
 use tessera_model::Token;
 
+use super::check::Ending;
 use super::item::Item;
 
 /// An answer to an item, and what became of it.
@@ -20,6 +21,7 @@ pub struct Answer<'a> {
     pub prompt: &'a [Token],
     pub tokens: &'a [Token],
     pub messages: Vec<Message>,
+    pub ending: Ending,
     pub right: bool,
 }
 
@@ -52,6 +54,7 @@ impl Answers {
             "index": answer.index,
             "family": answer.item.family,
             "right": answer.right,
+            "finish_reason": answer.ending.name(),
             "recipient": answer.messages.last().and_then(|last| last.recipient.as_deref()),
             "text": said(|m| m.channel != Some(Channel::Analysis)),
             "reasoning": said(|m| m.channel == Some(Channel::Analysis)),

@@ -39,6 +39,15 @@ impl Ending {
             _ => Self::Length,
         }
     }
+
+    /// As OpenAI's API calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Call => "tool_calls",
+            Self::Return => "stop",
+            Self::Length => "length",
+        }
+    }
 }
 
 impl Check {

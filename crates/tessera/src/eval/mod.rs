@@ -77,8 +77,8 @@ pub struct Args {
     /// Threads that compute [default: all cores]
     #[arg(short, long, env = "TESSERA_THREADS", value_parser = crate::args::threads)]
     threads: Option<usize>,
-    /// Write each answer as a line of JSON: index, family, right, text, reasoning, token ids; to FILE.jsonl.partial until
-    /// all are there
+    /// Write each answer as a line of JSON: index, family, right, finish_reason, text, reasoning, token ids; to
+    /// FILE.jsonl.partial until all are there
     #[arg(long, value_name = "FILE.jsonl")]
     answers: Option<PathBuf>,
     /// Print one JSON object
@@ -106,6 +106,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         false => write!(io::stdout(), "{table}")?,
     }
     eprintln!("{}", summary(&table, time));
+    if table.cut_off() > 0 {
+        eprintln!(
+            "{} answers were cut off at --max-tokens {} or the end of the context",
+            table.cut_off(),
+            args.max_tokens
+        );
+    }
     if let Some(partial) = kept {
         eprintln!("the answers so far are in {}", partial.display());
     }
@@ -226,8 +233,9 @@ impl<'a> Eval<'a> {
     fn judge<'t>(&'t self, n: usize, tokens: &'t [Token]) -> anyhow::Result<Answer<'t>> {
         let (index, item) = &self.items[n];
         let messages = self.messages(tokens)?;
-        let right = item.check.accepts(&messages, Ending::of(tokens, &self.stop_ids, self.call));
-        Ok(Answer { index: *index, item, prompt: &self.prompts[n].tokens, tokens, messages, right })
+        let ending = Ending::of(tokens, &self.stop_ids, self.call);
+        let right = item.check.accepts(&messages, ending);
+        Ok(Answer { index: *index, item, prompt: &self.prompts[n].tokens, tokens, messages, ending, right })
     }
 
     fn messages(&self, tokens: &[Token]) -> anyhow::Result<Vec<Message>> {

@@ -21,15 +21,15 @@ fn right_answers_are_counted_by_family() {
     let scratch = Scratch::new();
     let items = scratch.file("items.jsonl", ITEMS);
     let json = run(&["eval", "demo", "--items", &items, "--json"]).json();
-    assert_eq!(json["families"]["sums"], json!({"right": 1, "items": 2, "accuracy": 0.5}));
-    assert_eq!(json["families"]["talk"], json!({"right": 1, "items": 1, "accuracy": 1.0}));
+    assert_eq!(json["families"]["sums"], json!({"right": 1, "cut_off": 0, "items": 2, "accuracy": 0.5}));
+    assert_eq!(json["families"]["talk"], json!({"right": 1, "cut_off": 0, "items": 1, "accuracy": 1.0}));
     assert_eq!(json["all"]["right"], 2);
     let table = run(&["eval", "demo", "--items", &items]).ok();
     let rows: Vec<&str> = table.lines().collect();
     assert_eq!(rows.len(), 5, "{table}");
     assert!(rows[2].starts_with("| sums") && rows[2].ends_with("50.00 % |"), "{table}");
     let one = run(&["eval", "demo", "--items", &items, "--json", "--family", "sums", "--limit", "1"]).json();
-    assert_eq!(one["all"], json!({"right": 1, "items": 1, "accuracy": 1.0}));
+    assert_eq!(one["all"], json!({"right": 1, "cut_off": 0, "items": 1, "accuracy": 1.0}));
 }
 
 #[test]
@@ -93,7 +93,22 @@ fn any_checkpoint_can_be_asked() {
     let model = Model::tiny();
     let items = model.beside("items.jsonl", ITEMS);
     let json = run(&["eval", model.arg(), "--items", &items, "--json", "-n", "8"]).json();
-    assert_eq!(json["all"], json!({"right": 0, "items": 3, "accuracy": 0.0}));
+    assert_eq!((&json["all"]["right"], &json["all"]["items"], &json["asked"]), (&json!(0), &json!(3), &json!(3)));
+}
+
+#[test]
+fn answers_that_were_cut_off_are_counted() {
+    let scratch = Scratch::new();
+    let (items, file) = (scratch.file("items.jsonl", ITEMS), scratch.path("answers.jsonl"));
+    let args = ["eval", "demo", "--items", &items, "-n", "4", "--answers", &file];
+    let json = run(&[&args[..], &["--json"]].concat()).json();
+    assert_eq!(json["families"]["sums"], json!({"right": 0, "cut_off": 2, "items": 2, "accuracy": 0.0}));
+    let output = run(&args);
+    assert!(output.stderr.contains("3 answers were cut off at --max-tokens 4 or "), "{}", output.stderr);
+    let header = "| family |  right | cut off |  items |   accuracy |";
+    assert_eq!((output.stdout.lines().next(), output.code), (Some(header), Some(0)));
+    let answers = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(answers.matches(r#""finish_reason":"length""#).count(), 3, "{answers}");
 }
 
 #[test]

@@ -98,6 +98,9 @@ fn max_tokens_ends_an_answer() {
         let json = generate(&model, &["--json", "--tokens", &ids, "-n", &n.to_string()]).json();
         assert_eq!((tokens(&json).len(), &json["finish_reason"]), (n, &json!("length")));
     }
+    let cut_off = |quiet: &[&str]| generate(&model, &[&["--tokens", &ids, "-n", "3"], quiet].concat()).stderr;
+    assert!(cut_off(&[]).contains("the answer was cut off: --max-tokens"), "{}", cut_off(&[]));
+    assert_eq!(cut_off(&["-q"]), "");
     let json = generate(&model, &["--json", "--tokens", &ids, "--context", "10"]).json();
     assert_eq!((tokens(&json).len(), &json["finish_reason"]), (8, &json!("length")), "3 + 7 in the context, 1 beyond");
 }
