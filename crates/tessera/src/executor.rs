@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use tessera_cpu::{CpuExecutor, CpuOptions, OracleExecutor};
 use tessera_model::checkpoint::Checkpoint;
-use tessera_model::{Executor, Limits};
+use tessera_model::{BLOCK_SIZE, Config, Executor, Limits};
 
 /// How exactly to compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -28,4 +28,14 @@ pub fn open<'a>(
         Precision::F32 => Box::new(OracleExecutor::new(config, weights, limits, options.threads)),
         Precision::Bf16 => Box::new(CpuExecutor::new(config, weights, limits, options)),
     }
+}
+
+/// What the keys and values of `limits` take when all of them are used.
+pub fn cache_bytes(config: &Config, precision: Precision, limits: Limits) -> u64 {
+    let element: u64 = match precision {
+        Precision::F32 => 4,
+        Precision::Bf16 => 2,
+    };
+    let blocks: u64 = config.layer_types.iter().map(|&kind| limits.blocks(kind) as u64).sum();
+    blocks.saturating_mul(2 * (BLOCK_SIZE * config.kv_dim()) as u64 * element)
 }

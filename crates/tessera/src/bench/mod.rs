@@ -10,8 +10,6 @@ use tessera_model::batch::sliding_blocks;
 use tessera_model::checkpoint::Checkpoint;
 use tessera_model::{Batch, BlockTables, Config, Executor, Limits, Row, Sampling, Token, Weights};
 
-mod memory;
-
 /// Tokens that one step takes, as in `generate`.
 const STEP_TOKENS: usize = 512;
 
@@ -102,7 +100,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         report.tests.push(bench.decode(n)?);
     }
     // In this order: the buffer that the reading rate takes is none of the model's.
-    report.peak_memory_bytes = memory::peak();
+    report.peak_memory_bytes = crate::memory::peak();
     report.memory_read_gb_s = memory_read_rate(&options) / 1e9;
     if args.json {
         writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&report)?)?;

@@ -16,6 +16,7 @@ use tessera_model::Token;
 use crate::args::at_least_one;
 use crate::executor::{self, Precision};
 use crate::interrupt::{self, Interrupted, Second};
+use crate::memory;
 use crate::opened::{self, Opened};
 
 mod answers;
@@ -210,6 +211,7 @@ impl<'a> Eval<'a> {
         let context = prompts.iter().map(|prompt| prompt.tokens.len() + prompt.max_new).max().unwrap_or(0);
         let stop_ids = opened::stop_ids(opened, Some(tokenizer));
         let (room, call) = (Room::new(config, args.rows.min(items.len()), context), tokenizer.specials()?.call);
+        check_memory(executor::cache_bytes(config, args.precision, room.limits()), room)?;
         Ok(Self { args, opened, tokenizer, items, prompts, room, stop_ids, call })
     }
 
@@ -246,4 +248,19 @@ impl<'a> Eval<'a> {
         parser.finish();
         Ok(parser.into_messages())
     }
+}
+
+/// A cache that the machine cannot hold would end the program when it is made, or when it fills.
+fn check_memory(cache_bytes: u64, room: Room) -> anyhow::Result<()> {
+    let Some(memory) = memory::total() else { return Ok(()) };
+    ensure!(
+        cache_bytes <= memory,
+        "--rows {} with {} tokens each, prompt and answer, need a cache of {:.1} GB, more than the machine's memory of \
+         {:.1} GB; lower --rows or --max-tokens",
+        room.sequences,
+        room.context,
+        cache_bytes as f64 / 1e9,
+        memory as f64 / 1e9
+    );
+    Ok(())
 }

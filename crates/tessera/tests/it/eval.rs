@@ -112,6 +112,15 @@ fn answers_that_were_cut_off_are_counted() {
 }
 
 #[test]
+fn more_room_than_the_machine_has_is_an_error() {
+    let model = Model::tiny();
+    model.edit("config.json", |config| config["max_position_embeddings"] = json!(1 << 24));
+    let items = model.beside("items.jsonl", &ITEMS.repeat(100));
+    let args = ["eval", model.arg(), "--items", &items, "-n", "99999999", "--rows", "256"];
+    run(&args).fails_with(&["--rows 256 with 16777216 tokens", "memory of", "lower --rows or --max-tokens"]);
+}
+
+#[test]
 fn bad_items_are_named_with_their_line() {
     let scratch = Scratch::new();
     let fails = |text: &str, parts: &[&str]| {
