@@ -1,4 +1,4 @@
-//! Today's date, for the system message.
+//! Dates of the system message.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,6 +8,30 @@ const SECONDS_PER_DAY: u64 = 86_400;
 pub fn today() -> String {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
     iso_date(seconds / SECONDS_PER_DAY)
+}
+
+/// The date that `text` is.
+///
+/// # Errors
+/// What was expected, when it is no day of the calendar.
+pub fn parse(text: &str) -> Result<String, String> {
+    if is_date(text) { Ok(text.to_owned()) } else { Err(format!("found {text:?}, expected a day as YYYY-MM-DD")) }
+}
+
+fn is_date(text: &str) -> bool {
+    let is_digit_or_dash = |(i, c): (usize, char)| if i == 4 || i == 7 { c == '-' } else { c.is_ascii_digit() };
+    if text.len() != "YYYY-MM-DD".len() || !text.chars().enumerate().all(is_digit_or_dash) {
+        return false;
+    }
+    let [year, month, day] = [&text[..4], &text[5..7], &text[8..]].map(|n| n.parse().unwrap_or(0u32));
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let days = match month {
+        2 => 28 + u32::from(leap),
+        4 | 6 | 9 | 11 => 30,
+        1..=12 => 31,
+        _ => 0,
+    };
+    (1..=days).contains(&day)
 }
 
 /// The Gregorian date of a day counted from 1970-01-01. Years begin in March here, so that a leap day ends one.
@@ -28,6 +52,17 @@ fn iso_date(days: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_days_of_the_calendar_are_dates() {
+        for date in ["2025-06-28", "2024-02-29", "2000-02-29", "1999-12-31"] {
+            assert_eq!(parse(date).as_deref(), Ok(date));
+        }
+        let none = ["", "today", "2025-6-28", "2025-13-01", "2025-00-10", "2025-01-00", "2025-04-31", "2025-02-29"];
+        for text in none.into_iter().chain(["1900-02-29", "2025/06/28", "2025-06-281", "+025-06-28", "２025-06-2"]) {
+            assert!(parse(text).is_err_and(|error| error.contains("YYYY-MM-DD")), "{text}");
+        }
+    }
 
     #[test]
     fn days_have_their_dates() {

@@ -109,7 +109,8 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if error.downcast_ref::<interrupt::Interrupted>().is_none() {
-        eprintln!("error: {error:#}");
+        // Names from files and headers of servers are in it.
+        eprintln!("error: {}", term::safe(&io::stderr(), &format!("{error:#}")));
     }
     if interrupt::stopped() { ExitCode::from(interrupt::EXIT_STATUS) } else { ExitCode::FAILURE }
 }

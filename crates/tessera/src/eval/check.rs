@@ -1,5 +1,6 @@
 //! Whether an answer is right.
 
+use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 use tessera_harmony::message::{Channel, Message};
@@ -51,6 +52,24 @@ impl Ending {
 }
 
 impl Check {
+    /// # Errors
+    /// When `value` is not exactly one check, or one that every answer passes.
+    pub fn parse(value: &Value) -> anyhow::Result<Self> {
+        const EXPECTED: &str = "expected one of equals, contains, json and tool_call";
+        let Value::Object(fields) = value else { bail!("found {value}, {EXPECTED}") };
+        if fields.len() != 1 {
+            let names: Vec<&str> = fields.keys().map(String::as_str).collect();
+            bail!("found {names:?}, {EXPECTED}; write two items to check two things");
+        }
+        let check = Self::deserialize(value).context(EXPECTED)?;
+        let is_empty = matches!(&check, Self::Contains(text) if text.trim().is_empty());
+        ensure!(
+            !is_empty,
+            "contains: found nothing but white space, which says nothing; expected a part of the answer"
+        );
+        Ok(check)
+    }
+
     pub fn accepts(&self, messages: &[Message], ending: Ending) -> bool {
         let Some(last) = messages.last() else { return false };
         let is_final = ending == Ending::Return && last.channel == Some(Channel::Final) && last.recipient.is_none();

@@ -198,12 +198,12 @@ impl<'a> Eval<'a> {
         let renderer = Renderer::new(tokenizer)?;
         let max = config.max_position_embeddings;
         let mut prompts = Vec::with_capacity(items.len());
-        for (index, item) in items {
+        for (_, item) in items {
             let tokens = renderer.render_for_completion(&item.conversation, History::default());
             ensure!(
                 tokens.len() < max,
-                "item {}: the prompt has {} tokens, and the model's context is {max}; shorten it",
-                index + 1,
+                "{}: the prompt has {} tokens, and the model's context is {max}; shorten it",
+                item.place,
                 tokens.len()
             );
             prompts.push(Prompt { max_new: args.max_tokens.min(max - tokens.len()), tokens });

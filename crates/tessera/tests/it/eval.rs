@@ -120,26 +120,80 @@ fn more_room_than_the_machine_has_is_an_error() {
     run(&args).fails_with(&["--rows 256 with 16777216 tokens", "memory of", "lower --rows or --max-tokens"]);
 }
 
-#[test]
-fn bad_items_are_named_with_their_line() {
+const QUESTION: &str = r#"{"role": "user", "content": "x"}"#;
+
+/// What eval says of the item, without the name of the file.
+#[track_caller]
+fn refused(item: &str, parts: &[&str]) {
     let scratch = Scratch::new();
-    let fails = |text: &str, parts: &[&str]| {
-        let items = scratch.file("bad.jsonl", text);
-        run(&["eval", "demo", "--items", &items]).fails_with(&[&["bad.jsonl"], parts].concat());
-    };
-    fails("", &["no items"]);
-    fails("\n{", &["line 2", "expected an item such as"]);
-    fails(r#"{"messages": [], "check": {"equals": "1"}}"#, &["line 1", "expected the last one to be the user's"]);
-    fails(r#"{"messages": [{"role": "user", "content": "x"}]}"#, &["line 1", "check"]);
-    fails(r#"{"messages": [{"role": "user", "content": "x"}], "check": {"is": "1"}}"#, &["line 1", "unknown variant"]);
-    fails(r#"{"messages": [{"role": "bot", "content": "x"}], "check": {"equals": "1"}}"#, &["role \"bot\""]);
-    fails(r#"{"messages": [{"role": "tool", "content": "x"}], "check": {"equals": "1"}}"#, &["tool_call_id"]);
+    let items = scratch.file("bad.jsonl", item);
+    run(&["eval", "demo", "--items", &items]).fails_with(&[&["bad.jsonl:"], parts].concat());
+}
+
+/// Of a line with these fields, and a check where they have none.
+#[track_caller]
+fn refused_fields(fields: &str, parts: &[&str]) {
+    let check = if fields.contains("check") { "" } else { r#", "check": {"equals": "1"}"# };
+    refused(&format!("\n{{{fields}{check}}}"), &[&["bad.jsonl:2: "], parts].concat());
+}
+
+#[test]
+fn lines_that_are_no_items_are_named() {
+    refused("", &["no items"]);
+    refused("\n{", &["bad.jsonl:2: ", "column 1: EOF", "expected an item such as"]);
+    refused("[\n{}]", &["bad.jsonl:1: ", "found an array", "a line of its own"]);
+    refused_fields(r#""messages": [], "question": 1"#, &["unknown field `question`"]);
     run(&["eval", "demo", "--items", "/nowhere.jsonl"]).fails_with(&["/nowhere.jsonl", "cannot read the items"]);
     run(&["eval", "demo", "--family", "poems"]).fails_with(&["--family poems", "addition"]);
-    let long = format!(
-        r#"{{"messages": [{{"role": "user", "content": "{}"}}], "check": {{"equals": "1"}}}}"#,
-        "ab ".repeat(4000)
-    );
-    let items = scratch.file("long.jsonl", &long);
-    run(&["eval", "demo", "--items", &items]).fails_with(&["item 1", "context is 4096"]);
+    let long = format!(r#""messages": [{{"role": "user", "content": "{}"}}]"#, "ab ".repeat(4000));
+    refused_fields(&long, &["the prompt has", "context is 4096", "shorten it"]);
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_an_item() {
+    let scratch = Scratch::new();
+    let items = scratch.file("items.jsonl", &format!("\u{feff}{ITEMS}"));
+    assert_eq!(run(&["eval", "demo", "--items", &items, "--json"]).json()["all"]["right"], 2);
+}
+
+#[test]
+fn messages_that_cannot_be_told_to_the_model_are_named() {
+    let messages = |message: &str, parts: &[&str]| {
+        refused_fields(&format!(r#""messages": [{QUESTION}, {message}, {QUESTION}]"#), parts);
+    };
+    refused_fields(r#""messages": []"#, &["expected the last one to be the user's"]);
+    for role in ["user", "system", "assistant"] {
+        messages(&format!(r#"{{"role": "{role}"}}"#), &["messages[1]", role, "has no content, expected text"]);
+    }
+    messages(r#"{"role": "user", "content": 7}"#, &["messages[1]", "content: found 7, expected text"]);
+    let image = r#"{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}"#;
+    messages(image, &["messages[1]", "type \"image_url\", expected \"text\""]);
+    messages(r#"{"role": "user", "content": [{"type": "text"}]}"#, &["messages[1]", "a part without text"]);
+    messages(r#"{"role": "bot", "content": "x"}"#, &["messages[1]", "role \"bot\", expected system"]);
+    messages(r#"{"role": "tool", "content": "x"}"#, &["messages[1]", "tool_call_id"]);
+}
+
+#[test]
+fn settings_of_an_item_are_checked() {
+    let with = |fields: &str, parts: &[&str]| refused_fields(&format!(r#""messages": [{QUESTION}], {fields}"#), parts);
+    with(r#""current_date": "tomorrow""#, &["current_date: found \"tomorrow\", expected a day as YYYY-MM-DD"]);
+    with(r#""reasoning_effort": "huge""#, &["unknown variant `huge`", "`medium`"]);
+    with(r#""response_format": {"type": "json_object"}"#, &["response_format: type \"json_object\", expected"]);
+    with(r#""response_format": {"type": "json_schema"}"#, &["response_format: it has no json_schema"]);
+    with(r#""family": "a\u001b[2Jb""#, &["family: found \"a\\u{1b}[2Jb\"", "without control characters"]);
+    with(r#""family": """#, &["family: found \"\""]);
+}
+
+#[test]
+fn an_item_has_one_check_that_says_something() {
+    let check = |check: &str, parts: &[&str]| {
+        refused_fields(&format!(r#""messages": [{QUESTION}], "check": {check}"#), &[&["check: "], parts].concat());
+    };
+    refused(&format!(r#"{{"messages": [{QUESTION}]}}"#), &["missing field `check`"]);
+    check(r#"{"is": "1"}"#, &["expected one of equals, contains", "unknown variant `is`"]);
+    check(r#"{"equals": 1}"#, &["invalid type: integer `1`, expected a string"]);
+    check(r#"{"equals": "1", "contains": "1"}"#, &["found [\"equals\", \"contains\"], expected one of"]);
+    check("{}", &["found [], expected one of"]);
+    check("\"1\"", &["found \"1\", expected one of"]);
+    check(r#"{"contains": " "}"#, &["contains: found nothing but white space"]);
 }
