@@ -13,12 +13,13 @@ use crate::executor::Precision;
 #[derive(clap::Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// Checkpoint folder, .safetensors file, index, or hub id such as openai/gpt-oss-20b[@revision]
+    /// Checkpoint folder, .safetensors file, index, hub id such as openai/gpt-oss-20b[@revision], or demo
+    /// [env: TESSERA_MODEL] [default: demo]
     ///
     /// A hub id is looked for in the Hugging Face cache and else downloaded into it (HF_HOME, HF_HUB_CACHE, HF_ENDPOINT,
-    /// HF_TOKEN and HF_HUB_OFFLINE are honoured). `demo`, or no model at all,
-    /// means the small trained one that is built in.
-    #[arg(short, long, env = "TESSERA_MODEL")]
+    /// HF_TOKEN and HF_HUB_OFFLINE are honoured). demo is the small trained model that is built in; a folder of that name
+    /// is ./demo.
+    #[arg(short, long)]
     pub model: Option<String>,
     /// How exactly to compute
     #[arg(long, value_enum, default_value_t = Precision::Bf16)]
@@ -29,6 +30,18 @@ pub struct ModelArgs {
     /// Most tokens that prompt and answer have together
     #[arg(short, long, value_name = "TOKENS", value_parser = at_least_one)]
     pub context: Option<usize>,
+}
+
+/// Which model, as the first argument or by flag.
+#[derive(clap::Args)]
+pub struct ModelName {
+    /// Folder, .safetensors file, index, hub id or demo; may also be named with --model [env: TESSERA_MODEL]
+    /// [default: demo, the built-in model]
+    #[arg(value_name = "MODEL")]
+    first: Option<String>,
+    /// The same as MODEL
+    #[arg(short, long, conflicts_with = "first")]
+    model: Option<String>,
 }
 
 /// How to choose the next token. What is not given comes from the checkpoint's generation_config.json; where that is
@@ -65,6 +78,12 @@ impl From<Effort> for ReasoningEffort {
             Effort::Medium => Self::Medium,
             Effort::High => Self::High,
         }
+    }
+}
+
+impl ModelName {
+    pub fn get(&self) -> Option<&str> {
+        self.first.as_deref().or(self.model.as_deref())
     }
 }
 

@@ -83,7 +83,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     };
     let mut lines = Lines::open()?;
     if lines.are_typed() {
-        eprintln!("{}: type a message, /help for commands, Ctrl-D to leave", opened.path.display());
+        eprintln!("{}: type a message, /help for commands, Ctrl-D to leave", opened.name);
     }
     while let Some(line) = lines.next()? {
         match chat.take_line(&line) {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-/// What `--model` calls it, where no file or folder has that name.
+/// What `--model` calls it.
 pub const NAME: &str = "demo";
 
 /// The files of `assets/demo` that a checkpoint consists of.

@@ -19,9 +19,10 @@ const BAR_WIDTH: u64 = 40;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   tessera inspect openai/gpt-oss-20b
+  tessera inspect demo                           the built-in model
   tessera inspect ./gpt-oss-20b --json | jq .refusals")]
 pub struct Args {
-    /// Folder, .safetensors file, index, or hub id
+    /// Checkpoint folder, .safetensors file, index, hub id or demo
     model: String,
     /// Print JSON
     #[arg(long)]

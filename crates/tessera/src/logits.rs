@@ -28,7 +28,7 @@ const CHUNK: usize = 128;
   tessera logits ./gpt-oss-20b --tokens ids.json --last 1 --precision f32 --out last.npy
   python -c \"import numpy; print(numpy.load('logits.npy').argmax(-1))\"")]
 pub struct Args {
-    /// Checkpoint folder, .safetensors file, index, or hub id
+    /// Checkpoint folder, .safetensors file, index, hub id or demo
     model: String,
     /// JSON array of token ids
     #[arg(long, value_name = "FILE.json")]

@@ -9,21 +9,27 @@ use tessera_model::checkpoint::Checkpoint;
 
 use crate::{demo, source};
 
+/// What stands for a model that no argument names.
+const VARIABLE: &str = "TESSERA_MODEL";
+
 /// A checkpoint, and where it is.
 pub struct Opened {
+    /// As the user calls it.
+    pub name: String,
     pub path: PathBuf,
     pub checkpoint: Checkpoint,
 }
 
-/// Finds the model that `spec` names (the demo without one) and opens it together with its tokenizer.
+/// Finds the model that `spec` names, else that of the environment, else the demo, and opens it together with its
+/// tokenizer.
 ///
 /// # Errors
 /// When either cannot be opened, or the tokenizer is not this model's.
 pub fn with_tokenizer(spec: Option<&str>) -> anyhow::Result<(Opened, Tokenizer)> {
-    let path = locate(spec)?;
+    let (name, path) = locate(spec)?;
     let (opened, tokenizer) = std::thread::scope(|scope| {
         let tokenizer = scope.spawn(|| source::tokenizer(&path));
-        let opened = open(&path);
+        let opened = open(name, &path);
         (opened, tokenizer.join().expect("reading a tokenizer does not panic"))
     });
     let (opened, tokenizer) = (opened?, tokenizer?);
@@ -33,21 +39,27 @@ pub fn with_tokenizer(spec: Option<&str>) -> anyhow::Result<(Opened, Tokenizer)>
 
 /// As [`with_tokenizer`], for token ids in and out.
 pub fn without_tokenizer(spec: Option<&str>) -> anyhow::Result<Opened> {
-    open(&locate(spec)?)
+    let (name, path) = locate(spec)?;
+    open(name, &path)
 }
 
-/// The path of the model that `spec` names, or the demo's.
-pub fn locate(spec: Option<&str>) -> anyhow::Result<PathBuf> {
-    spec.map_or_else(demo::as_default, source::resolve)
+/// Name and path of the model that `spec` names, else that of the environment, else the demo.
+fn locate(spec: Option<&str>) -> anyhow::Result<(String, PathBuf)> {
+    let in_environment = || std::env::var_os(VARIABLE).filter(|value| !value.is_empty());
+    let named = spec.map(str::to_owned).or_else(|| in_environment().map(|name| name.to_string_lossy().into_owned()));
+    match named {
+        Some(name) => source::resolve(&name).map(|path| (name, path)),
+        None => demo::as_default().map(|path| (demo::NAME.to_owned(), path)),
+    }
 }
 
-fn open(path: &Path) -> anyhow::Result<Opened> {
+fn open(name: String, path: &Path) -> anyhow::Result<Opened> {
     let checkpoint = Checkpoint::open(path)?;
     tracing::info!("opened {} ({} layout)", path.display(), checkpoint.layout());
     for note in checkpoint.notes() {
         eprintln!("note: {note}");
     }
-    Ok(Opened { path: path.to_owned(), checkpoint })
+    Ok(Opened { name, path: path.to_owned(), checkpoint })
 }
 
 /// Tokenizers of other models are told by ids that the model does not have, or by the lack of its stop tokens.

@@ -8,17 +8,20 @@ use tessera_harmony::tokenizer::Tokenizer;
 use crate::demo;
 use crate::hub::{self, RepoId, Settings};
 
-/// A folder, a `.safetensors` file, an index, a hub id (from the Hugging Face cache, else downloaded), or `demo`.
+/// `demo`, a folder, a `.safetensors` file, an index, or a hub id (from the Hugging Face cache, else downloaded).
 ///
 /// # Errors
 /// When there is no such path and `spec` is no hub id, or the hub cannot deliver.
 pub fn resolve(spec: &str) -> anyhow::Result<PathBuf> {
     let path = Path::new(spec);
+    if spec == demo::NAME {
+        if path.exists() {
+            eprintln!("note: {spec} is the built-in demo model; the {spec} that is here is ./{spec}");
+        }
+        return demo::folder();
+    }
     if path.exists() {
         return Ok(path.to_owned());
-    }
-    if spec == demo::NAME {
-        return demo::folder();
     }
     match RepoId::parse(spec) {
         Some(repo) => Ok(hub::locate(&repo, &Settings::from_env())?),
@@ -27,6 +30,11 @@ pub fn resolve(spec: &str) -> anyhow::Result<PathBuf> {
              folder, a .safetensors file or its index, or demo for the built-in model"
         ),
     }
+}
+
+/// Whether `text`, given as something else, may be meant for a model.
+pub fn may_be_model(text: &str) -> bool {
+    text == demo::NAME || Path::new(text).is_dir() || RepoId::parse(text).is_some()
 }
 
 /// The tokenizer of the checkpoint at `path`: beside the weights, or a folder above where the weights are in `original`.

@@ -10,6 +10,10 @@ use tessera_model::batch::sliding_blocks;
 use tessera_model::checkpoint::Checkpoint;
 use tessera_model::{Batch, BlockTables, Config, Executor, Limits, Row, Sampling, Token, Weights};
 
+use crate::args::ModelName;
+use crate::memory;
+use crate::opened::{self, Opened};
+
 /// Tokens that one step takes, as in `generate`.
 const STEP_TOKENS: usize = 512;
 
@@ -20,12 +24,12 @@ const STEP_TOKENS: usize = 512;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   tessera bench openai/gpt-oss-20b
+  tessera bench -p 128 -n 64                                  the demo model
   tessera bench /data/gpt-oss-20b -p 128,512 -n 64 -r 5 --json
   tessera bench /data/gpt-oss-20b -p 0 -n 32 --depth 8192     decode after 8,192 tokens")]
 pub struct Args {
-    /// Folder, .safetensors file, index or hub id
-    #[arg(env = "TESSERA_MODEL")]
-    model: String,
+    #[command(flatten)]
+    model: ModelName,
     /// Prompt lengths to measure; 0 for none
     #[arg(short = 'p', long, value_delimiter = ',', default_value = "512")]
     n_prompt: Vec<usize>,
@@ -80,11 +84,10 @@ struct Test {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let path = crate::source::resolve(&args.model)?;
-    let checkpoint = Checkpoint::open(&path)?;
     let options = options(&args)?;
+    let Opened { name, checkpoint, .. } = opened::without_tokenizer(args.model.get())?;
     let mut report = Report {
-        model: args.model.clone(),
+        model: name,
         weight_bytes: checkpoint.tensors().iter().map(|t| t.bytes).sum(),
         isa: options.isa.name(),
         threads: options.threads,
@@ -100,7 +103,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         report.tests.push(bench.decode(n)?);
     }
     // In this order: the buffer that the reading rate takes is none of the model's.
-    report.peak_memory_bytes = crate::memory::peak();
+    report.peak_memory_bytes = memory::peak();
     report.memory_read_gb_s = memory_read_rate(&options) / 1e9;
     if args.json {
         writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&report)?)?;

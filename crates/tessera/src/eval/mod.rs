@@ -13,7 +13,7 @@ use tessera_harmony::render::{History, Renderer};
 use tessera_harmony::tokenizer::Tokenizer;
 use tessera_model::Token;
 
-use crate::args::at_least_one;
+use crate::args::{ModelName, at_least_one};
 use crate::executor::{self, Precision};
 use crate::interrupt::{self, Interrupted, Second};
 use crate::memory;
@@ -54,9 +54,8 @@ An item is a line of JSON, messages and tools as in OpenAI's chat API:
 A check is one of {\"equals\": TEXT}, {\"contains\": TEXT}, {\"json\": VALUE} and
 {\"tool_call\": {\"name\": NAME, \"arguments\": VALUE}}. Also read: current_date, tools, response_format.")]
 pub struct Args {
-    /// Folder, .safetensors file, index or hub id [default: the built-in demo model]
-    #[arg(env = "TESSERA_MODEL")]
-    model: Option<String>,
+    #[command(flatten)]
+    model: ModelName,
     /// Items to ask, one JSON object a line; may be gzipped
     #[arg(long, value_name = "FILE.jsonl")]
     items: Option<PathBuf>,
@@ -89,7 +88,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> anyhow::Result<()> {
     let items = chosen(items(args.items.as_deref())?, &args.family, args.limit)?;
-    let (opened, tokenizer) = opened::with_tokenizer(args.model.as_deref())?;
+    let (opened, tokenizer) = opened::with_tokenizer(args.model.get())?;
     let eval = Eval::new(&args, &opened, &tokenizer, &items)?;
     let create = |path: &PathBuf| Answers::create(path, args.items.as_deref());
     let mut answers = args.answers.as_ref().map(create).transpose()?;

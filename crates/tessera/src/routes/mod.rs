@@ -16,6 +16,7 @@ use crate::generate::PromptArgs;
 use crate::interrupt::{self, Interrupted, Second};
 use crate::opened::{self, Opened};
 use crate::session::{self, Finish, Flow, Rollback, Session};
+use crate::source;
 
 use record::{Choice, Routes};
 
@@ -39,7 +40,7 @@ mod table;
   tessera routes ./gpt-oss-20b --raw --json 'Once upon a time' | jq '.layers[3].load'
   git diff | tessera routes ./gpt-oss-20b -")]
 pub struct Args {
-    /// Checkpoint folder, .safetensors file, index, or hub id; may also be named with --model
+    /// Checkpoint folder, .safetensors file, index, hub id or demo; may also be named with --model
     #[arg(value_name = "MODEL")]
     first: Option<String>,
     /// What the model reads; - reads it from stdin. A single argument is the prompt
@@ -99,7 +100,6 @@ fn check_writable(file: &Path) -> io::Result<()> {
 
 /// A prompt and its model.
 struct Job {
-    name: String,
     opened: Opened,
     tokenizer: Option<Tokenizer>,
     prompt: Vec<Token>,
@@ -143,8 +143,7 @@ impl Job {
                 (opened, Some(tokenizer), prompt)
             }
         };
-        let name = model.map_or_else(|| opened.path.display().to_string(), str::to_owned);
-        Ok(Self { name, opened, tokenizer, prompt })
+        Ok(Self { opened, tokenizer, prompt })
     }
 
     fn run(self, args: &Args) -> anyhow::Result<Routed> {
@@ -183,7 +182,7 @@ impl Job {
         };
         let precision = args.model.precision.to_possible_value().expect("no precision is hidden");
         Routed {
-            model: self.name.clone(),
+            model: self.opened.name.clone(),
             precision: precision.get_name().to_owned(),
             prompt_tokens: self.prompt.len(),
             start,
@@ -198,11 +197,12 @@ fn model_and_prompt(args: &Args) -> (Option<&str>, Option<&str>) {
     let (first, second, named) = (args.first.as_deref(), args.second.as_deref(), args.model.model.as_deref());
     let is_model = second.is_some() || args.tokens.is_some();
     if !is_model {
+        if let (Some(text), None) = (first.filter(|text| source::may_be_model(text)), named) {
+            eprintln!("note: {text} alone is the prompt; for a model of that name: tessera routes {text} PROMPT");
+        }
         return (named, first);
     }
-    // Clap does not say whether a flag or the environment named it; the argument overrides the latter.
-    let by_flag = named.filter(|&name| std::env::var("TESSERA_MODEL").ok().as_deref() != Some(name));
-    if let (Some(first), Some(flag)) = (first, by_flag) {
+    if let (Some(first), Some(flag)) = (first, named) {
         crate::usage_error(
             "routes",
             &format!("two models: {first} and --model {flag}; quote a prompt of several words"),

@@ -33,11 +33,12 @@ const SYNTHETIC_SEED: u64 = 17;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   tessera verify openai/gpt-oss-20b
+  tessera verify demo                            the built-in model, in seconds
   tessera verify DIR --layer 3 --stage gate_up   one stage of one layer
   tessera verify DIR --moe-only                  every expert of every layer, without attention
   tessera verify DIR --json | jq .first_failure")]
 pub struct Args {
-    /// Checkpoint folder, .safetensors file, index, or hub id
+    /// Checkpoint folder, .safetensors file, index, hub id or demo
     model: String,
     /// Judge this layer alone
     #[arg(long)]

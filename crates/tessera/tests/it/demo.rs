@@ -76,6 +76,44 @@ fn the_cache_is_mended_and_an_unwritable_one_is_an_error() {
 }
 
 #[test]
+fn an_empty_variable_names_no_model() {
+    let output = |value: &str, args: &[&str]| {
+        let mut command = tessera(&[&["generate", "-q"], args, &["3 + 4"]].concat());
+        command.env("TESSERA_MODEL", value);
+        finish(command)
+    };
+    let empty = output("", &[]);
+    assert!(empty.stderr.starts_with("no model given"), "{}", empty.stderr);
+    assert_eq!(empty.ok(), "7\n");
+    assert_eq!((output("demo", &[]).stderr.as_str(), output("/no/such", &["-m", "demo"]).ok().as_str()), ("", "7\n"));
+    output("/no/such", &[]).fails_with(&["/no/such: no such file"]);
+    output("demo", &["-m", ""]).fails_with(&["no such file or folder"]);
+}
+
+#[test]
+fn demo_is_the_built_in_model_and_not_a_folder() {
+    let scratch = Scratch::new();
+    std::fs::create_dir(scratch.path("demo")).unwrap();
+    let ask = |model: &str| {
+        let mut command = tessera(&["generate", "-q", "-m", model, "3 + 4"]);
+        command.current_dir(scratch.path("."));
+        finish(command)
+    };
+    let built_in = ask("demo");
+    assert!(built_in.stderr.contains("is ./demo"), "{}", built_in.stderr);
+    assert_eq!(built_in.ok(), "7\n");
+    ask("./demo").fails_with(&["./demo has no weights"]);
+}
+
+#[test]
+fn it_is_called_demo_wherever_it_lies() {
+    let output = run(&["routes", "3 + 4"]);
+    assert!(output.stderr.starts_with("no model given"), "{}", output.stderr);
+    assert!(output.ok().starts_with("demo (bf16): "));
+    assert_eq!(run(&["bench", "-p", "4", "-n", "2", "-r", "1", "--json"]).json()["model"], "demo");
+}
+
+#[test]
 fn many_may_start_at_once_on_an_empty_cache() {
     let scratch = Scratch::new();
     let start = |_| {

@@ -28,7 +28,7 @@ fn right_answers_are_counted_by_family() {
     let rows: Vec<&str> = table.lines().collect();
     assert_eq!(rows.len(), 5, "{table}");
     assert!(rows[2].starts_with("| sums") && rows[2].ends_with("50.00 % |"), "{table}");
-    let one = run(&["eval", "demo", "--items", &items, "--json", "--family", "sums", "--limit", "1"]).json();
+    let one = run(&["eval", "-m", "demo", "--items", &items, "--json", "--family", "sums", "--limit", "1"]).json();
     assert_eq!(one["all"], json!({"right": 1, "cut_off": 0, "items": 1, "accuracy": 1.0}));
 }
 

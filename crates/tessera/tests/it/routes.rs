@@ -419,6 +419,20 @@ fn a_single_argument_is_the_prompt() {
 }
 
 #[test]
+fn a_model_taken_for_the_prompt_is_noted() {
+    let model = Model::tiny();
+    let note = |args: &[&str]| run(&[&["routes"], args].concat()).stderr;
+    for lone in ["demo", model.arg(), "openai/gpt-oss-20b"] {
+        let expect =
+            format!("note: {lone} alone is the prompt; for a model of that name: tessera routes {lone} PROMPT");
+        assert!(note(&[lone]).lines().any(|line| line == expect), "{}", note(&[lone]));
+    }
+    assert_eq!(note(&["demo", "demo"]), "");
+    assert_eq!(note(&["-m", model.arg(), "demo"]), "");
+    assert!(!note(&["What is 27 + 45?"]).contains("note: "));
+}
+
+#[test]
 fn the_prompt_is_rendered_as_for_an_answer() {
     let model = Model::tiny();
     let chat = ["--date", "2025-06-28", "--reasoning", "high", "--system", "Be brief.", "Hi"];
