@@ -78,7 +78,7 @@ pub struct PromptArgs {
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     /// Date the model is told [default: today, UTC]
-    #[arg(long, value_name = "YYYY-MM-DD")]
+    #[arg(long, value_name = "YYYY-MM-DD", value_parser = date::parse)]
     date: Option<String>,
     /// Continue the prompt as it stands: no chat format, control tokens such as <|start|> mean themselves
     #[arg(long, conflicts_with_all = ["system", "reasoning", "date"])]

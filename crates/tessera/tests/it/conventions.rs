@@ -60,6 +60,8 @@ fn wrong_usage_is_status_2() {
         &["generate", "--reasoning", "huge", "x"],
         &["generate", "--raw", "--system", "y", "x"],
         &["generate", "--tokens", "ids.json", "x"],
+        &["generate", "--date", "tomorrow", "x"],
+        &["generate", "--date", "2025-02-30", "x"],
         &["eval", "one", "-m", "two"],
         &["bench", "one", "--model", "two"],
         &["logits", "model"],
