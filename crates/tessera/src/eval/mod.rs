@@ -48,11 +48,24 @@ const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
   tessera eval openai/gpt-oss-20b --items mine.jsonl --json
   tessera eval demo --precision f32 --family addition --answers answers.jsonl
 
-An item is a line of JSON, messages and tools as in OpenAI's chat API:
-  {\"family\": \"sums\", \"reasoning_effort\": \"low\", \"messages\": [{\"role\": \"user\", \"content\": \"What is 2 + 2?\"}],
-   \"check\": {\"equals\": \"4\"}}
-A check is one of {\"equals\": TEXT}, {\"contains\": TEXT}, {\"json\": VALUE} and
-{\"tool_call\": {\"name\": NAME, \"arguments\": VALUE}}. Also read: current_date, tools, response_format.")]
+Items are lines of JSON, with these fields as OpenAI's chat API has them:
+  messages          required; content is text or text parts, the last is the user's or a tool's
+  tools             functions that may be called
+  response_format   of type json_schema
+  reasoning_effort  low, medium (without it) or high
+and these of their own:
+  check             required; {\"equals\": TEXT}, {\"contains\": TEXT}, {\"json\": VALUE} or
+                    {\"tool_call\": {\"name\": NAME, \"arguments\": VALUE}}
+  family            what the table sums by; other without it
+  current_date      YYYY-MM-DD that the model is told; none without it
+  id                anything, for the reader
+For example:
+  {\"messages\": [{\"role\": \"user\", \"content\": \"What is 2 + 2?\"}], \"check\": {\"equals\": \"4\"}}
+An answer that was cut off is wrong, whatever it says.
+
+Lines of --answers come as answers are done; index is the item's place in the file, from 0 on.
+prompt_tokens are the ids that the model read, tokens those that it answered, the stop token
+included; finish_reason is stop, tool_calls or length.")]
 pub struct Args {
     #[command(flatten)]
     model: ModelName,
@@ -77,8 +90,7 @@ pub struct Args {
     /// Threads that compute [default: all cores]
     #[arg(short, long, env = "TESSERA_THREADS", value_parser = crate::args::threads)]
     threads: Option<usize>,
-    /// Write each answer as a line of JSON: index, family, right, finish_reason, text, reasoning, token ids; to
-    /// FILE.jsonl.partial until all are there
+    /// Write each answer as a line of JSON, to FILE.jsonl.partial until all are there
     #[arg(long, value_name = "FILE.jsonl")]
     answers: Option<PathBuf>,
     /// Print one JSON object

@@ -120,6 +120,16 @@ fn more_room_than_the_machine_has_is_an_error() {
     run(&args).fails_with(&["--rows 256 with 16777216 tokens", "memory of", "lower --rows or --max-tokens"]);
 }
 
+#[test]
+fn the_items_of_the_help_are_items() {
+    let help = run(&["eval", "--help"]).ok();
+    let line = help.lines().map(str::trim).find(|line| line.starts_with("{\"messages\"")).expect("an example");
+    let scratch = Scratch::new();
+    let items = scratch.file("items.jsonl", line);
+    let json = run(&["eval", "demo", "--items", &items, "--json"]).json();
+    assert_eq!(json["families"]["other"]["right"], 1);
+}
+
 const QUESTION: &str = r#"{"role": "user", "content": "x"}"#;
 
 /// What eval says of the item, without the name of the file.
