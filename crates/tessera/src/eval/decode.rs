@@ -150,3 +150,6 @@ impl Slot {
         self.tokens.len() - self.cached
     }
 }
+
+#[cfg(test)]
+mod tests;

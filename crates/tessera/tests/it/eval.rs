@@ -6,6 +6,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tessera_cpu::OracleExecutor;
+use tessera_model::checkpoint::Checkpoint;
+use tessera_model::{BLOCK_SIZE, Batch, BlockTables, Executor, Limits, Row};
 
 use crate::demo::Scratch;
 use crate::runner::{Model, interrupt, run, tessera, wait};
@@ -94,6 +97,56 @@ fn any_checkpoint_can_be_asked() {
     let items = model.beside("items.jsonl", ITEMS);
     let json = run(&["eval", model.arg(), "--items", &items, "--json", "-n", "8"]).json();
     assert_eq!((&json["all"]["right"], &json["all"]["items"], &json["asked"]), (&json!(0), &json!(3), &json!(3)));
+}
+
+/// Positions that a sequence's sliding blocks hold at most: the window of `Model::tiny` and a step's 512 tokens, rounded up.
+const RING: usize = 16 + 512 + 2 * BLOCK_SIZE;
+/// The fast path may take another token than the oracle where two logits, of rms 1, are closer than this. Measured with
+/// AVX-512, rows 1 and 3: 0.
+const MAX_REGRET: f32 = 0.05;
+
+/// Each of `tokens` after the first `from`: how far its logit is below the largest, by the oracle, all in one step and
+/// with a block for every position.
+fn regrets(model: &Model, tokens: &[u32], from: usize) -> Vec<f32> {
+    let checkpoint = Checkpoint::open(model.path()).unwrap();
+    let (config, n) = (checkpoint.config(), tokens.len() - 1);
+    let blocks = n.div_ceil(BLOCK_SIZE);
+    let limits = Limits { full_blocks: blocks, sliding_blocks: blocks, max_step_tokens: n };
+    let block_tables = BlockTables::sole(n, blocks);
+    let row = Row { n_tokens: n, start: 0, block_tables, n_logits: tokens.len() - from, sampling: None };
+    let mut oracle = OracleExecutor::new(config, checkpoint.weights(), limits, 2);
+    oracle.step(&Batch { tokens: tokens[..n].to_vec(), rows: vec![row] }).unwrap();
+    let logits = oracle.logits().unwrap();
+    let regret =
+        |(logits, &token): (&[f32], &u32)| logits.iter().copied().fold(f32::MIN, f32::max) - logits[token as usize];
+    logits.chunks(config.vocab_size).zip(&tokens[from..]).map(regret).collect()
+}
+
+/// Prompts and answers that go round the sliding layers' ring of blocks, alone and three at a time.
+#[test]
+fn long_prompts_are_answered_as_the_oracle_would() {
+    let model = Model::endless();
+    let question = |n: usize| {
+        let text: String = (0..n as u32).map(|i| char::from(b' ' + (i * i % 89) as u8)).collect();
+        json!({"messages": [{"role": "user", "content": text}], "check": {"equals": ""}}).to_string()
+    };
+    let items = model.beside("items.jsonl", &[600, 1100, 470].map(question).join("\n"));
+    let file = model.beside("answers.jsonl", "");
+    for (precision, rows) in [("f32", "1"), ("f32", "3"), ("bf16", "1"), ("bf16", "3")] {
+        let args = ["--items", &items, "-n", "16", "--precision", precision, "--rows", rows, "--answers", &file];
+        run(&[&["eval", model.arg()], &args[..]].concat()).ok();
+        let answers = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(answers.lines().count(), 3);
+        for line in answers.lines() {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let ids = |field: &str| -> Vec<u32> { serde_json::from_value(line[field].clone()).unwrap() };
+            let (prompt, answer) = (ids("prompt_tokens"), ids("tokens"));
+            assert!(prompt.len() > RING && answer.len() == 16, "{} + {}", prompt.len(), answer.len());
+            let most = regrets(&model, &[&prompt[..], &answer].concat(), prompt.len()).into_iter().fold(0.0, f32::max);
+            println!("{precision}, {rows} rows, {} tokens: regret {most:.1e}", prompt.len());
+            assert!(most <= if precision == "f32" { 0.0 } else { MAX_REGRET }, "{precision}, {rows} rows: {most}");
+        }
+    }
 }
 
 #[test]
