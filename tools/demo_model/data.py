@@ -8,6 +8,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 import harmony
 import tasks
+from dialogue import compact
 
 ROW = 384
 
@@ -54,6 +55,6 @@ class Packed(IterableDataset):
 
 def encoded(rng, tokenizer, n):
     dialogues = [tasks.train_dialogue(rng) for _ in range(n)]
-    prompts = tokenizer.encode_batch_fast([harmony.prompt(d, tasks.compact) for d in dialogues], add_special_tokens=False)
+    prompts = tokenizer.encode_batch_fast([harmony.prompt(d, compact) for d in dialogues], add_special_tokens=False)
     targets = tokenizer.encode_batch_fast([harmony.target(d) for d in dialogues], add_special_tokens=False)
     return [(p.ids, t.ids) for p, t in zip(prompts, targets)]

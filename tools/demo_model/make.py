@@ -3,7 +3,8 @@
     python tools/demo_model/make.py OUT [--seed 1]
 
 OUT/demo is the checkpoint (what assets/demo holds), OUT/held_out.jsonl.gz the items, OUT/prompts.json some of them as
-the chat template's tokens, OUT/report.json the accuracy of the model and of its BF16 parent as transformers computes it. One Hopper GPU, under ten minutes.
+the chat template's tokens, OUT/report.json the accuracy of the model and of its BF16 parent as transformers computes
+it. One Hopper GPU, under ten minutes.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import model as m
 import tasks
 import tokenizer
 import train
+from dialogue import compact
 
 HERE = Path(__file__).parent
 ITEMS_PER_FAMILY = 2000
@@ -47,7 +49,7 @@ def check_template(folder, seed):
     rng = random.Random(seed)
     for _ in range(500):
         dialogue = tasks.train_dialogue(rng)
-        expected = fast(harmony.prompt(dialogue, tasks.compact), add_special_tokens=False)["input_ids"]
+        expected = fast(harmony.prompt(dialogue, compact), add_special_tokens=False)["input_ids"]
         found = evaluate.prompt_ids(fast, dialogue.item())
         assert found == expected, (fast.decode(found), fast.decode(expected))
 
@@ -58,7 +60,7 @@ def write_prompts(file, folder, items):
     for index, item in enumerate(items):
         seen[item["family"]] = seen.get(item["family"], 0) + 1
         if seen[item["family"]] <= PROMPTS_PER_FAMILY:
-            prompts.append(f' "{index}": {tasks.compact(evaluate.prompt_ids(fast, item))}')
+            prompts.append(f' "{index}": {compact(evaluate.prompt_ids(fast, item))}')
     file.write_text("{\n" + ",\n".join(prompts) + "\n}\n")
 
 

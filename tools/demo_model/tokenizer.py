@@ -9,6 +9,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 import harmony
 import tasks
+from dialogue import compact
 
 VOCAB_SIZE = 1024
 N_CONTROL = 16
@@ -47,5 +48,5 @@ def training_texts(seed):
     rng = random.Random(f"{seed}/tokenizer")
     for _ in range(TRAINING_DIALOGUES):
         dialogue = tasks.train_dialogue(rng)
-        text = harmony.prompt(dialogue, tasks.compact) + harmony.target(dialogue)
+        text = harmony.prompt(dialogue, compact) + harmony.target(dialogue)
         yield from re.split(r"<\|\w+\|>", text)
