@@ -4,7 +4,7 @@
     python tools/demo_model/agreement.py ours.jsonl --precision bf16 --tessera target/release/tessera
 
 Prints the share of equal token sequences and of equal last messages. For each difference: the gap between the two tokens
-that the runs chose, in transformers' float32 logits at the first place where they part. Beside it the numeric noise: by
+that the runs chose, in transformers' float32 logits at the first place where they part, on this machine. Beside it the numeric noise: by
 how much the difference of the best two logits is not the same in `tessera logits` and in transformers' float32, over
 all answer tokens of a sample. A difference whose gap is above the noise is no rounding.
 """
@@ -85,7 +85,7 @@ def main():
             print(f"item {line['index']} ({line['family']}): equal up to the limit of {min(len(ours), len(other))} tokens")
             continue
         logits = logits_after(model, prompts[line["index"]] + ours[:at])[-1]
-        gap = (logits[ours[at]] - logits[other[at]]).abs().item()
+        gap = (logits[other[at]] - logits[ours[at]]).item()  # below 0: here transformers chooses as tessera did
         said = " / ".join(repr(tokenizer.decode([token])) for token in (ours[at], other[at]))
         print(f"item {line['index']} ({line['family']}): token {at}, {said}, gap {gap:.2e}")
 

@@ -14,6 +14,7 @@ def load(folder, device):
     """The checkpoint as transformers reads it, computed in float32."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, Mxfp4Config
 
+    torch.set_float32_matmul_precision("highest")  # training set it lower, for the whole process
     is_mxfp4 = "quantization_config" in json.loads((folder / "config.json").read_text())
     how = {"quantization_config": Mxfp4Config(dequantize=True)} if is_mxfp4 else {}
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.bfloat16, **how)
