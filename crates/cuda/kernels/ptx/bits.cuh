@@ -19,3 +19,16 @@ __device__ __forceinline__ uint32_t select_bits(uint32_t mask, uint32_t a, uint3
 __device__ __forceinline__ uint32_t rotate_right(uint32_t x, int n_bits) {
     return __funnelshift_r(x, x, n_bits);
 }
+
+// A warp's 8x8 matrix of 16-bit values, transposed: lane 4 g + q has row g, columns 2 q (low half) and 2 q + 1, in and out.
+__device__ __forceinline__ uint32_t transpose_8x8(uint32_t pair) {
+    uint32_t transposed;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(transposed) : "r"(pair));
+    return transposed;
+}
+
+__device__ __forceinline__ uint32_t pack_bf16x2(float low, float high) {
+    uint32_t pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}

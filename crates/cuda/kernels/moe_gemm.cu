@@ -1,0 +1,374 @@
+// The experts' matrix products: ragged groups of tokens, MXFP4 weights decoded into wgmma's A registers, tokens as columns.
+//
+// A block is three consumer warpgroups and one warp that copies. Its tile is some tokens of one expert and, per warpgroup, one
+// or two strips of 64 weight rows. Weights and tokens come in chunks of k64 records by bulk copies: both lie in memory as
+// shared memory wants them. Blocks are persistent and take tiles in turn: expert by expert, token tile by token tile, strips
+// fastest, so that what a token tile needs stays in L2 while it is used.
+//
+// A row's sum runs over k in steps of 16 from 0 to the end in one accumulator, whatever the body and whatever stands in the
+// other columns: results do not depend on the batch.
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+#include "moe_tokens.cuh"
+#include "mxfp4.cuh"
+#include "ptx/async.cuh"
+#include "ptx/bits.cuh"
+#include "ptx/wgmma.cuh"
+
+struct MoeGemmArgs {
+    const uint8_t* records;  // [experts, strips, k_records] records
+    const float* bias;       // [experts, strips * 64], in the order of the packed rows; padding is 0
+    const uint8_t* tokens;   // grouped rows (moe_tokens.cuh) of k_records panels
+    const int32_t* counts;   // [experts] rows of each expert
+    void* out;               // SwiGLU: grouped rows of ceil(strips / 2) panels; else float32 [8 * groups, out_columns]
+    uint32_t k_records;      // ceil(k / 64)
+    uint32_t strips;         // ceil(weight rows / 64)
+    uint32_t out_columns;    // not used by SwiGLU
+    uint32_t experts;
+    float weight_scale;      // 2^shift of the packed weights
+    float swiglu_limit;
+    float swiglu_alpha;
+};
+static_assert(sizeof(MoeGemmArgs) == 72);
+
+namespace {
+
+enum class Epilogue { SwiGlu, Plain };
+
+// `Consumers` warpgroups with `Strips` strips each, `MaxN` tokens at most, `Chunk` records of each strip in a stage.
+template <int Consumers_, int Strips_, int MaxN_, int Step_, int Chunk_, int Stages_>
+struct Body {
+    static constexpr int Consumers = Consumers_, Strips = Strips_, MaxN = MaxN_, Step = Step_, Chunk = Chunk_, Stages = Stages_;
+    static constexpr int TileStrips = Consumers * Strips, Threads = (Consumers + 1) * 128;
+    static constexpr int Items = Chunk * Strips;  // records of a warpgroup in a stage
+    static constexpr int Registers = Consumers == 2 ? 232 : 152;
+    static_assert(MaxN % Step == 0 && Step % 8 == 0);
+};
+
+using Stream = Body<3, 1, 24, 8, 3, 7>;
+using Mid = Body<3, 2, 64, 8, 1, 9>;
+using Prefill = Body<2, 2, 128, 16, 1, 8>;
+
+template <class B>
+struct Stage {
+    alignas(1024) uint8_t tokens[B::Chunk][B::MaxN * 128];
+    alignas(128) uint8_t weights[B::TileStrips][B::Chunk * mxfp4::kRecordBytes];
+};
+
+template <class B>
+struct Shared {
+    Stage<B> stages[B::Stages];
+    uint64_t full[B::Stages];
+    uint64_t empty[B::Stages];
+    uint32_t first_tile[kMaxExperts + 1];   // token tiles of the experts before
+    uint32_t first_group[kMaxExperts + 1];  // groups of rows of the experts before
+};
+
+struct Tile {
+    uint32_t expert, n_rows;        // rows of the tile that exist
+    uint32_t first_group, n_groups; // of all, and of the tile
+    uint32_t panel_stride;          // groups of the expert
+    uint32_t expert_group;          // the expert's first
+    uint32_t strip, n_strips;
+};
+
+// How many token tiles an expert's groups of rows make, and the groups of each but the last.
+template <class B>
+__device__ __forceinline__ uint32_t tiles_of(uint32_t groups) { return (groups + B::MaxN / 8 - 1) / (B::MaxN / 8); }
+
+struct Plan {
+    uint32_t tile_strips, strip_tiles, n_tiles;
+};
+
+template <class B>
+__device__ __forceinline__ Tile tile_at(const MoeGemmArgs& args, const Shared<B>& shared, const Plan& plan, uint32_t index) {
+    const uint32_t token_tile = index / plan.strip_tiles;
+    uint32_t low = 0, high = args.experts;  // first_tile[low] <= token_tile < first_tile[high]
+    while (high - low > 1) {
+        const uint32_t middle = (low + high) / 2;
+        if (shared.first_tile[middle] <= token_tile) low = middle; else high = middle;
+    }
+    const uint32_t expert_group = shared.first_group[low], groups = shared.first_group[low + 1] - expert_group;
+    const uint32_t tiles = shared.first_tile[low + 1] - shared.first_tile[low];
+    const uint32_t each = (groups + tiles - 1) / tiles, first = (token_tile - shared.first_tile[low]) * each;
+    const uint32_t n_groups = first < groups ? min(each, groups - first) : 0;
+    const uint32_t rows_left = uint32_t(args.counts[low]) - min(uint32_t(args.counts[low]), first * 8);
+    const uint32_t strip = index % plan.strip_tiles * plan.tile_strips;
+    return {low, min(n_groups * 8, rows_left), expert_group + first, n_groups, groups, expert_group,
+            strip, min(plan.tile_strips, args.strips - strip)};
+}
+
+// Fills `first_tile` and `first_group`.
+template <class B>
+__device__ Plan plan_tiles(const MoeGemmArgs& args, Shared<B>& shared) {
+    if (threadIdx.x < 32) {
+        uint32_t tiles_before = 0, groups_before = 0;
+        for (uint32_t base = 0; base < args.experts; base += 32) {
+            const uint32_t e = base + threadIdx.x;
+            const uint32_t groups = e < args.experts ? (uint32_t(args.counts[e]) + 7) / 8 : 0;
+            const uint32_t tiles = tiles_of<B>(groups);
+            uint32_t groups_sum = groups, tiles_sum = tiles;
+            for (int d = 1; d < 32; d *= 2) {
+                const uint32_t more_groups = __shfl_up_sync(~0u, groups_sum, d), more_tiles = __shfl_up_sync(~0u, tiles_sum, d);
+                if (threadIdx.x >= d) { groups_sum += more_groups; tiles_sum += more_tiles; }
+            }
+            if (e < args.experts) {
+                shared.first_group[e] = groups_before + groups_sum - groups;
+                shared.first_tile[e] = tiles_before + tiles_sum - tiles;
+            }
+            groups_before += __shfl_sync(~0u, groups_sum, 31);
+            tiles_before += __shfl_sync(~0u, tiles_sum, 31);
+        }
+        if (threadIdx.x == 0) {
+            shared.first_group[args.experts] = groups_before;
+            shared.first_tile[args.experts] = tiles_before;
+        }
+    }
+    __syncthreads();
+    const uint32_t token_tiles = shared.first_tile[args.experts];
+    // With little to do, fewer strips a block and more blocks.
+    const uint32_t tile_strips = min(uint32_t(B::TileStrips), (token_tiles * args.strips + gridDim.x - 1) / gridDim.x);
+    const uint32_t strip_tiles = tile_strips == 0 ? 0 : (args.strips + tile_strips - 1) / tile_strips;
+    return {tile_strips, strip_tiles, token_tiles * strip_tiles};
+}
+
+// Place in the ring of stages, and the parity of its phase.
+template <class B>
+struct Ring {
+    uint32_t stage = 0, parity = 0;
+    __device__ __forceinline__ void next() {
+        if (++stage == B::Stages) { stage = 0; parity ^= 1; }
+    }
+};
+
+// The chunks that this block copies, in order.
+template <class B>
+struct Cursor {
+    Tile tile;
+    uint32_t index, chunk = 0;
+
+    __device__ __forceinline__ Cursor(const MoeGemmArgs& args, const Shared<B>& shared, const Plan& plan)
+        : index(blockIdx.x) {
+        if (index < plan.n_tiles) tile = tile_at(args, shared, plan, index);
+    }
+
+    __device__ __forceinline__ void next(const MoeGemmArgs& args, const Shared<B>& shared, const Plan& plan) {
+        if (++chunk * B::Chunk < args.k_records) return;
+        chunk = 0;
+        index += gridDim.x;
+        if (index < plan.n_tiles) tile = tile_at(args, shared, plan, index);
+    }
+};
+
+template <class B>
+__device__ __forceinline__ void copy_weights(const MoeGemmArgs& args, Shared<B>& shared, const Cursor<B>& at, uint32_t stage) {
+    const uint32_t first = at.chunk * B::Chunk, n_records = min(uint32_t(B::Chunk), args.k_records - first);
+    const uint32_t full = shared_address(&shared.full[stage]), n_bytes = n_records * mxfp4::kRecordBytes;
+    barrier_expect(full, at.tile.n_strips * n_bytes + n_records * at.tile.n_groups * kGroupBytes);
+    const uint8_t* source = args.records
+        + ((size_t(at.tile.expert) * args.strips + at.tile.strip) * args.k_records + first) * mxfp4::kRecordBytes;
+    for (uint32_t s = 0; s < at.tile.n_strips; s++, source += size_t(args.k_records) * mxfp4::kRecordBytes) {
+        copy_bulk(shared_address(shared.stages[stage].weights[s]), source, n_bytes, full);
+    }
+}
+
+template <class B>
+__device__ __forceinline__ void copy_tokens(const MoeGemmArgs& args, Shared<B>& shared, const Cursor<B>& at, uint32_t stage) {
+    const Tile& tile = at.tile;
+    const uint32_t first = at.chunk * B::Chunk, n_records = min(uint32_t(B::Chunk), args.k_records - first);
+    const uint32_t full = shared_address(&shared.full[stage]);
+    for (uint32_t panel = 0; panel < n_records; panel++) {
+        const size_t group = size_t(tile.expert_group) * args.k_records + size_t(first + panel) * tile.panel_stride
+            + (tile.first_group - tile.expert_group);
+        copy_bulk(shared_address(shared.stages[stage].tokens[panel]), args.tokens + group * kGroupBytes,
+                  tile.n_groups * kGroupBytes, full);
+    }
+}
+
+// One thread. Weights do not depend on the kernel before: they come first, as far as there is room.
+template <class B>
+__device__ __forceinline__ void produce(const MoeGemmArgs& args, Shared<B>& shared, const Plan& plan) {
+    Cursor<B> at(args, shared, plan), waiting = at;
+    Ring<B> ring;
+    uint32_t n_ahead = 0;
+    for (; n_ahead < B::Stages && at.index < plan.n_tiles; n_ahead++) {
+        copy_weights(args, shared, at, n_ahead);
+        at.next(args, shared, plan);
+    }
+    grid_wait_for_previous();
+    for (uint32_t i = 0; i < n_ahead; i++) {
+        copy_tokens(args, shared, waiting, i);
+        waiting.next(args, shared, plan);
+        ring.next();
+    }
+    for (; at.index < plan.n_tiles; ring.next()) {
+        barrier_wait(shared_address(&shared.empty[ring.stage]), ring.parity ^ 1);
+        copy_weights(args, shared, at, ring.stage);
+        copy_tokens(args, shared, at, ring.stage);
+        at.next(args, shared, plan);
+    }
+}
+
+// D += A B over one record: four steps of k16.
+template <int N, int Step = 0>
+__device__ __forceinline__ void multiply(float (&acc)[N / 2], const uint32_t* a, uint32_t tokens) {
+    Wgmma<N>::template run<Step * 2>(acc, a + 4 * Step, tokens);
+    if constexpr (Step < 3) multiply<N, Step + 1>(acc, a, tokens);
+}
+
+__device__ __forceinline__ float swiglu(float gate, float up, float limit, float alpha) {
+    gate = fminf(gate, limit);
+    up = fminf(fmaxf(up, -limit), limit);
+    return gate / (1.0f + __expf(-alpha * gate)) * (up + 1.0f);
+}
+
+// Row g of a warp's 16 is a gate, row g + 8 its up projection.
+template <int N>
+__device__ __forceinline__ void store_swiglu(const MoeGemmArgs& args, const Tile& tile, uint32_t strip, const float (&acc)[N / 2]) {
+    const uint32_t t = threadIdx.x % 128, warp = t / 32, g = t % 32 / 4, q = t % 4;
+    const float* bias = args.bias + (size_t(tile.expert) * args.strips + strip) * 64 + warp * 16 + g;
+    const float gate_bias = bias[0], up_bias = bias[8];
+    // After the transposition this thread has row g of each eight, columns 2 q and 2 q + 1 of this warp's eight.
+    const uint32_t piece = strip % 2 * 4 + warp, panels = (args.strips + 1) / 2;
+    uint8_t* out = static_cast<uint8_t*>(args.out)
+        + (size_t(tile.expert_group) * panels + size_t(strip / 2) * tile.panel_stride
+           + (tile.first_group - tile.expert_group)) * kGroupBytes + g * 128 + q * 4;
+    const uint32_t at = (piece ^ g) * 16, padding = ((piece ^ 4) ^ g) * 16;
+    const bool pads = strip % 2 == 0 && strip + 1 == args.strips;
+#pragma unroll
+    for (int i = 0; i < N / 2; i += 4) {
+        const float first = swiglu(acc[i] * args.weight_scale + gate_bias, acc[i + 2] * args.weight_scale + up_bias,
+                                   args.swiglu_limit, args.swiglu_alpha);
+        const float second = swiglu(acc[i + 1] * args.weight_scale + gate_bias, acc[i + 3] * args.weight_scale + up_bias,
+                                    args.swiglu_limit, args.swiglu_alpha);
+        const uint32_t pair = transpose_8x8(pack_bf16x2(first, second));
+        if (i * 2 + g < tile.n_rows) {
+            *reinterpret_cast<uint32_t*>(out + i / 4 * kGroupBytes + at) = pair;
+            if (pads) *reinterpret_cast<uint32_t*>(out + i / 4 * kGroupBytes + padding) = 0;
+        }
+    }
+}
+
+template <int N>
+__device__ __forceinline__ void store_plain(const MoeGemmArgs& args, const Tile& tile, uint32_t strip, const float (&acc)[N / 2]) {
+    const uint32_t t = threadIdx.x % 128, warp = t / 32, g = t % 32 / 4, q = t % 4;
+    const uint32_t row = strip * 64 + warp * 16 + g;
+    const float* bias = args.bias + size_t(tile.expert) * args.strips * 64 + row;
+    const float bias_0 = bias[0], bias_8 = bias[8];
+    float* out = static_cast<float*>(args.out) + (size_t(tile.first_group) * 8 + 2 * q) * args.out_columns + row;
+#pragma unroll
+    for (int i = 0; i < N / 2; i += 4) {
+#pragma unroll
+        for (int c = 0; c < 2; c++) {
+            if (2 * i + 2 * q + c >= tile.n_rows) continue;
+            float* at = out + size_t(2 * i + c) * args.out_columns;
+            if (row < args.out_columns) at[0] = acc[i + c] * args.weight_scale + bias_0;
+            if (row + 8 < args.out_columns) at[8] = acc[i + c + 2] * args.weight_scale + bias_8;
+        }
+    }
+}
+
+// One tile of a warpgroup that has `Strips` strips, in products of `N` columns.
+template <class B, int N, Epilogue E>
+__device__ __forceinline__ void consume_tile(const MoeGemmArgs& args, Shared<B>& shared, const Tile& tile, uint32_t slot, Ring<B>& ring) {
+    const uint32_t t = threadIdx.x % 128, lane = t % 32;
+    float acc[B::Strips][N / 2];
+#pragma unroll
+    for (int s = 0; s < B::Strips; s++) {
+#pragma unroll
+        for (int i = 0; i < N / 2; i++) acc[s][i] = 0.0f;
+    }
+    uint32_t a[B::Items][mxfp4::kRegisters];
+#pragma unroll 1
+    for (uint32_t first = 0; first < args.k_records; first += B::Chunk) {
+        const Stage<B>& stage = shared.stages[ring.stage];
+        const int n_records = min(B::Chunk, int(args.k_records - first));
+        barrier_wait(shared_address(&shared.full[ring.stage]), ring.parity);
+        const uint32_t tokens = __shfl_sync(~0u, wgmma_descriptor(shared_address(stage.tokens)), 0);
+#pragma unroll
+        for (int i = 0; i < B::Items; i++) {
+            const int r = i / B::Strips, s = i % B::Strips;
+            if (r > 0 && r >= n_records) continue;
+            const uint8_t* record = stage.weights[slot + s] + r * mxfp4::kRecordBytes;
+            const uint4 codes = *reinterpret_cast<const uint4*>(record + mxfp4::code_offset(t));
+            const uint32_t scales = *reinterpret_cast<const uint32_t*>(record + mxfp4::scale_offset(t));
+            mxfp4::decode_k64(codes, scales, a[i]);
+            wgmma_fence();
+            multiply<N>(acc[s], a[i], tokens + r * B::MaxN * 8);
+            wgmma_commit();
+        }
+        wgmma_wait<0>();
+        if (lane == 0) barrier_arrive(shared_address(&shared.empty[ring.stage]));
+        ring.next();
+    }
+#pragma unroll
+    for (int s = 0; s < B::Strips; s++) {
+        if (slot + s >= tile.n_strips) break;
+        if constexpr (E == Epilogue::SwiGlu) store_swiglu<N>(args, tile, tile.strip + slot + s, acc[s]);
+        else store_plain<N>(args, tile, tile.strip + slot + s, acc[s]);
+    }
+}
+
+template <class B, Epilogue E, int N = B::Step>
+__device__ __forceinline__ void consume_n(const MoeGemmArgs& args, Shared<B>& shared, const Tile& tile, uint32_t slot, Ring<B>& ring) {
+    if constexpr (N < B::MaxN) {
+        if (tile.n_groups * 8 > N) return consume_n<B, E, N + B::Step>(args, shared, tile, slot, ring);
+    }
+    consume_tile<B, N, E>(args, shared, tile, slot, ring);
+}
+
+template <class B, Epilogue E>
+__device__ __forceinline__ void consume(const MoeGemmArgs& args, Shared<B>& shared, const Plan& plan) {
+    const uint32_t slot = __shfl_sync(~0u, threadIdx.x / 128 - 1, 0) * B::Strips;
+    Ring<B> ring;
+    for (uint32_t index = blockIdx.x; index < plan.n_tiles; index += gridDim.x) {
+        const Tile tile = tile_at(args, shared, plan, index);
+        if (slot < tile.n_strips) {
+            consume_n<B, E>(args, shared, tile, slot, ring);
+            continue;
+        }
+        for (uint32_t first = 0; first < args.k_records; first += B::Chunk, ring.next()) {
+            barrier_wait(shared_address(&shared.full[ring.stage]), ring.parity);
+            if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(&shared.empty[ring.stage]));
+        }
+    }
+}
+
+template <class B, Epilogue E>
+__device__ __forceinline__ void moe_gemm(const MoeGemmArgs& args) {
+    extern __shared__ __align__(1024) uint8_t memory[];
+    Shared<B>& shared = *reinterpret_cast<Shared<B>*>(memory);
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < B::Stages; i++) {
+            barrier_init(shared_address(&shared.full[i]), 1);
+            barrier_init(shared_address(&shared.empty[i]), B::Consumers * 4);
+        }
+        barrier_init_fence();
+    }
+    // The products before SwiGLU come right after the routing, whose counts they need; the others know that it is done.
+    if constexpr (E == Epilogue::SwiGlu) grid_wait_for_previous();
+    grid_launch_next();
+    const Plan plan = plan_tiles<B>(args, shared);
+    if (threadIdx.x < 128) {
+        registers_shrink<24>();
+        if (threadIdx.x == 0) produce<B>(args, shared, plan);
+    } else {
+        registers_grow<B::Registers>();
+        consume<B, E>(args, shared, plan);
+    }
+}
+
+}  // namespace
+
+#define MOE_GEMM(name, Body)                                                                                               \
+    extern "C" __global__ void __launch_bounds__(Body::Threads, 1) moe_gate_up_##name(const __grid_constant__ MoeGemmArgs args) { \
+        moe_gemm<Body, Epilogue::SwiGlu>(args);                                                                            \
+    }                                                                                                                      \
+    extern "C" __global__ void __launch_bounds__(Body::Threads, 1) moe_down_##name(const __grid_constant__ MoeGemmArgs args) {  \
+        moe_gemm<Body, Epilogue::Plain>(args);                                                                             \
+    }
+MOE_GEMM(stream, Stream)
+MOE_GEMM(mid, Mid)
+MOE_GEMM(prefill, Prefill)

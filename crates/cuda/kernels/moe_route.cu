@@ -1,0 +1,275 @@
+// Routing: which experts each token goes to, the tokens' rows grouped by expert, and the weighted sum of what comes back.
+//
+// A slot is one choice of a token: slot = token * top_k + rank. A slot whose expert id is below 0 is skipped.
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+#include "moe_tokens.cuh"
+#include "ptx/async.cuh"
+
+struct MoeRouteArgs {
+    const float* logits;      // [tokens, experts]
+    const __nv_bfloat16* x;   // [tokens, hidden]
+    int32_t* ids;             // [tokens, top_k]
+    float* weights;           // [tokens, top_k]: a softmax over the chosen
+    int32_t* counts;          // [experts]
+    int32_t* slots;           // [experts, tokens * top_k]: each expert's slots, ascending
+    int32_t* positions;       // [tokens, top_k]: the slot's row among the grouped rows; -1 for a skipped slot
+    uint8_t* grouped;         // rows of x, grouped
+    uint32_t* n_beyond;       // ids that are no expert's are counted here, and skipped
+    uint32_t tokens, experts, top_k, hidden;
+};
+static_assert(sizeof(MoeRouteArgs) == 88);
+
+namespace {
+
+constexpr int kMaxTopK = 8;
+constexpr uint32_t kMaxFusedSlots = 512;
+constexpr int kThreads = 256;
+
+// A warp's choice for one token: the largest logit again and again, of equal ones the first. The results are in lane 0.
+__device__ __forceinline__ void choose(const MoeRouteArgs& args, uint32_t token, int32_t* ids, float* weights) {
+    const uint32_t lane = threadIdx.x % 32;
+    float values[kMaxExperts / 32];
+#pragma unroll
+    for (int i = 0; i < kMaxExperts / 32; i++) {
+        const uint32_t e = i * 32 + lane;
+        values[i] = e < args.experts ? args.logits[size_t(token) * args.experts + e] : -INFINITY;
+    }
+    float chosen[kMaxTopK], largest = 0.0f, sum = 0.0f;
+#pragma unroll
+    for (int rank = 0; rank < kMaxTopK; rank++) {
+        if (rank >= args.top_k) break;
+        float best = -INFINITY;
+        uint32_t at = 0x7FFFFFFF;
+#pragma unroll
+        for (int i = 0; i < kMaxExperts / 32; i++) {
+            if (values[i] > best) { best = values[i]; at = i * 32 + lane; }
+        }
+#pragma unroll
+        for (int d = 16; d > 0; d /= 2) {
+            const float other = __shfl_xor_sync(~0u, best, d);
+            const uint32_t other_at = __shfl_xor_sync(~0u, at, d);
+            if (other > best || (other == best && other_at < at)) { best = other; at = other_at; }
+        }
+#pragma unroll
+        for (int i = 0; i < kMaxExperts / 32; i++) {
+            if (at == i * 32 + lane) values[i] = -INFINITY;
+        }
+        if (rank == 0) largest = best;
+        chosen[rank] = expf(best - largest);
+        sum += chosen[rank];
+        // Logits that are not numbers choose nothing.
+        if (lane == 0) ids[rank] = at < args.experts ? int32_t(at) : -1;
+    }
+#pragma unroll
+    for (int rank = 0; rank < kMaxTopK; rank++) {
+        if (rank < args.top_k && lane == 0) weights[rank] = chosen[rank] / sum;
+    }
+}
+
+// Copies group `group` of an expert with `n_groups` groups; `row_of` gives a row's token.
+template <class RowOf>
+__device__ __forceinline__ void copy_group(const MoeRouteArgs& args, uint32_t first_group, uint32_t n_groups, uint32_t group,
+                                           uint32_t n_rows, RowOf row_of) {
+    const uint32_t panels = (args.hidden + 63) / 64, r = threadIdx.x / 32;  // a warp per row
+    const bool is_row = group * 8 + r < n_rows;
+    const __nv_bfloat16* source = is_row ? args.x + size_t(row_of(group * 8 + r)) * args.hidden : nullptr;
+    uint8_t* target = args.grouped + (size_t(first_group) * panels + group) * kGroupBytes + r * 128;
+    for (uint32_t piece = threadIdx.x % 32; piece < panels * 8; piece += 32) {
+        const bool is_there = is_row && piece * 8 < args.hidden;
+        const uint4 value = is_there ? *reinterpret_cast<const uint4*>(source + piece * 8) : uint4{0, 0, 0, 0};
+        const size_t panel = size_t(piece / 8) * n_groups * kGroupBytes;
+        *reinterpret_cast<uint4*>(target + panel + (piece % 8 ^ r) * 16) = value;
+    }
+}
+
+__device__ __forceinline__ uint32_t groups_of(uint32_t count) { return (count + 7) / 8; }
+
+// The sum over a warp's lanes.
+__device__ __forceinline__ uint32_t warp_sum(uint32_t value) {
+#pragma unroll
+    for (int d = 16; d > 0; d /= 2) value += __shfl_xor_sync(~0u, value, d);
+    return value;
+}
+
+}  // namespace
+
+// Few slots: a block per expert chooses for all tokens by itself, and groups its own.
+extern "C" __global__ void __launch_bounds__(kThreads) moe_route_fused(const __grid_constant__ MoeRouteArgs args) {
+    __shared__ int32_t ids[kMaxFusedSlots];
+    __shared__ float weights[kMaxFusedSlots];
+    __shared__ int32_t mine[kMaxFusedSlots];
+    __shared__ uint32_t counts[kMaxExperts];
+    __shared__ uint32_t first_group;
+    const uint32_t expert = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_slots = args.tokens * args.top_k;
+    for (uint32_t e = threadIdx.x; e < args.experts; e += kThreads) counts[e] = 0;
+    grid_wait_for_previous();
+    grid_launch_next();
+    for (uint32_t token = warp; token < args.tokens; token += kThreads / 32) {
+        choose(args, token, ids + token * args.top_k, weights + token * args.top_k);
+    }
+    __syncthreads();
+    for (uint32_t slot = threadIdx.x; slot < n_slots; slot += kThreads) {
+        if (ids[slot] >= 0) atomicAdd(&counts[ids[slot]], 1u);
+        if (expert == 0) {
+            args.ids[slot] = ids[slot];
+            args.weights[slot] = weights[slot];
+            if (ids[slot] < 0) args.positions[slot] = -1;
+        }
+    }
+    __syncthreads();
+    if (warp == 0) {
+        uint32_t groups = 0;
+        for (uint32_t e = lane; e < expert; e += 32) groups += groups_of(counts[e]);
+        groups = warp_sum(groups);
+        if (lane == 0) first_group = groups;
+        uint32_t before = 0;
+        for (uint32_t base = 0; base < n_slots; base += 32) {
+            const uint32_t slot = base + lane;
+            const bool is_mine = slot < n_slots && ids[slot] == int32_t(expert);
+            const uint32_t votes = __ballot_sync(~0u, is_mine), at = before + __popc(votes & ((1u << lane) - 1));
+            if (is_mine) {
+                mine[at] = int32_t(slot);
+                args.slots[size_t(expert) * n_slots + at] = int32_t(slot);
+                args.positions[slot] = int32_t(groups * 8 + at);
+            }
+            before += __popc(votes);
+        }
+        if (lane == 0) args.counts[expert] = int32_t(before);
+    }
+    __syncthreads();
+    const uint32_t n_rows = counts[expert], n_groups = groups_of(n_rows);
+    for (uint32_t group = 0; group < n_groups; group++) {
+        copy_group(args, first_group, n_groups, group, n_rows, [&](uint32_t row) { return mine[row] / args.top_k; });
+    }
+}
+
+// Many slots, step one: a warp per token chooses.
+extern "C" __global__ void __launch_bounds__(kThreads) moe_top_k(const __grid_constant__ MoeRouteArgs args) {
+    grid_wait_for_previous();
+    grid_launch_next();
+    const uint32_t token = blockIdx.x * (kThreads / 32) + threadIdx.x / 32;
+    if (token < args.tokens) {
+        choose(args, token, args.ids + size_t(token) * args.top_k, args.weights + size_t(token) * args.top_k);
+    }
+}
+
+constexpr int kGroupThreads = 1024;
+
+// Step two: a block per expert lists its slots, ascending; each thread looks at four at a time.
+extern "C" __global__ void __launch_bounds__(kGroupThreads) moe_group(const __grid_constant__ MoeRouteArgs args) {
+    __shared__ uint32_t in_warp[kGroupThreads / 32];
+    grid_wait_for_previous();
+    grid_launch_next();
+    const int32_t expert = int32_t(blockIdx.x), n_slots = int32_t(args.tokens * args.top_k);
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int32_t* list = args.slots + size_t(expert) * n_slots;
+    uint32_t before = 0;
+    for (int32_t base = 0; base < n_slots; base += kGroupThreads * 4) {
+        const int32_t first = base + int32_t(threadIdx.x) * 4;
+        uint32_t is_mine = 0;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int32_t id = first + i < n_slots ? args.ids[first + i] : -1;
+            if (id == expert) is_mine |= 1u << i;
+            if (expert == 0 && id >= int32_t(args.experts)) atomicAdd(args.n_beyond, 1u);
+        }
+        const uint32_t n_mine = __popc(is_mine);
+        uint32_t sum = n_mine;
+#pragma unroll
+        for (int d = 1; d < 32; d *= 2) {
+            const uint32_t left = __shfl_up_sync(~0u, sum, d);
+            if (lane >= d) sum += left;
+        }
+        if (lane == 31) in_warp[warp] = sum;
+        __syncthreads();
+        uint32_t others = in_warp[lane];
+        const uint32_t total = warp_sum(others);
+        others = warp_sum(lane < warp ? others : 0);
+        uint32_t at = before + others + sum - n_mine;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if (is_mine >> i & 1) list[at++] = first + i;
+        }
+        before += total;
+        __syncthreads();
+    }
+    if (threadIdx.x == 0) args.counts[expert] = int32_t(before);
+}
+
+// Step three: a block per group of eight rows copies them. The grid has as many blocks as there can be groups.
+extern "C" __global__ void __launch_bounds__(kThreads) moe_gather(const __grid_constant__ MoeRouteArgs args) {
+    __shared__ uint32_t found[4];  // expert, its first group, its rows, all groups
+    grid_wait_for_previous();
+    grid_launch_next();
+    const uint32_t lane = threadIdx.x % 32, n_slots = args.tokens * args.top_k;
+    if (threadIdx.x < 32) {
+        uint32_t before = 0;
+        if (lane == 0) found[0] = args.experts;
+        __syncwarp();
+        for (uint32_t base = 0; base < args.experts && before <= blockIdx.x; base += 32) {
+            const uint32_t count = base + lane < args.experts ? uint32_t(args.counts[base + lane]) : 0;
+            uint32_t sum = groups_of(count);
+#pragma unroll
+            for (int d = 1; d < 32; d *= 2) {
+                const uint32_t left = __shfl_up_sync(~0u, sum, d);
+                if (lane >= d) sum += left;
+            }
+            const uint32_t first = before + sum - groups_of(count);
+            if (first <= blockIdx.x && blockIdx.x < before + sum) {
+                found[0] = base + lane;
+                found[1] = first;
+                found[2] = count;
+            }
+            before += __shfl_sync(~0u, sum, 31);
+        }
+    }
+    // Slots of nobody have no row.
+    for (uint32_t slot = blockIdx.x * kThreads + threadIdx.x; slot < n_slots; slot += gridDim.x * kThreads) {
+        if (uint32_t(args.ids[slot]) >= args.experts) args.positions[slot] = -1;
+    }
+    __syncthreads();
+    if (found[0] == args.experts) return;
+    const uint32_t first_group = found[1], n_rows = found[2], group = blockIdx.x - first_group;
+    const int32_t* list = args.slots + size_t(found[0]) * n_slots;
+    if (threadIdx.x < 8 && group * 8 + threadIdx.x < n_rows) {
+        args.positions[list[group * 8 + threadIdx.x]] = int32_t(blockIdx.x * 8 + threadIdx.x);
+    }
+    copy_group(args, first_group, groups_of(n_rows), group, n_rows, [&](uint32_t row) { return list[row] / args.top_k; });
+}
+
+struct MoeCombineArgs {
+    const float* y;            // [grouped rows, hidden]
+    const int32_t* positions;  // [tokens, top_k]
+    const float* weights;      // [tokens, top_k]
+    __nv_bfloat16* out;        // [tokens, hidden]
+    uint32_t hidden, top_k;
+};
+static_assert(sizeof(MoeCombineArgs) == 40);
+
+// out = sum over ranks, in order, of weight * y; grid (tokens, ceil(hidden / 1024)). Four columns a thread.
+extern "C" __global__ void __launch_bounds__(kThreads) moe_combine(const __grid_constant__ MoeCombineArgs args) {
+    grid_wait_for_previous();
+    grid_launch_next();
+    const uint32_t column = (blockIdx.y * kThreads + threadIdx.x) * 4;
+    if (column >= args.hidden) return;
+    const size_t slot = size_t(blockIdx.x) * args.top_k;
+    float4 sum{0.0f, 0.0f, 0.0f, 0.0f};
+    for (uint32_t rank = 0; rank < args.top_k; rank++) {
+        const int32_t position = args.positions[slot + rank];
+        if (position < 0) continue;
+        const float weight = args.weights[slot + rank];
+        const float4 y = *reinterpret_cast<const float4*>(args.y + size_t(position) * args.hidden + column);
+        sum.x += weight * y.x;
+        sum.y += weight * y.y;
+        sum.z += weight * y.z;
+        sum.w += weight * y.w;
+    }
+    const __nv_bfloat162 low = __floats2bfloat162_rn(sum.x, sum.y), high = __floats2bfloat162_rn(sum.z, sum.w);
+    uint2 packed;
+    packed.x = *reinterpret_cast<const uint32_t*>(&low);
+    packed.y = *reinterpret_cast<const uint32_t*>(&high);
+    *reinterpret_cast<uint2*>(args.out + size_t(blockIdx.x) * args.hidden + column) = packed;
+}
