@@ -4,7 +4,7 @@ by a program.
     python3 tools/wgmma_header.py > crates/cuda/kernels/ptx/wgmma.cuh
 """
 
-WIDTHS = range(8, 129, 8)
+WIDTHS = range(8, 257, 8)
 
 HEAD = """// wgmma with A in registers: D[64, N] += A[64, 16] B[16, N], bf16 operands, float32 sums.
 //

@@ -1,7 +1,7 @@
 // The experts' matrix products: ragged groups of tokens, MXFP4 weights decoded into wgmma's A registers, tokens as columns.
 //
-// A block is three consumer warpgroups and one warp that copies. Its tile is some tokens of one expert and, per warpgroup, one
-// or two strips of 64 weight rows. Weights and tokens come in chunks of k64 records by bulk copies: both lie in memory as
+// A block is some consumer warpgroups and one warp that copies. Its tile is some tokens of one expert and, for each warpgroup,
+// a strip of 64 weight rows. Weights and tokens come in chunks of k64 records by bulk copies: both lie in memory as
 // shared memory wants them. Blocks are persistent and take tiles in turn: expert by expert, token tile by token tile, strips
 // fastest, so that what a token tile needs stays in L2 while it is used.
 //
@@ -37,24 +37,27 @@ namespace {
 
 enum class Epilogue { SwiGlu, Plain };
 
-// `Consumers` warpgroups with `Strips` strips each, `MaxN` tokens at most, `Chunk` records of each strip in a stage.
-template <int Consumers_, int Strips_, int MaxN_, int Step_, int Chunk_, int Stages_>
+// `Consumers` warpgroups, `MaxN` tokens at most in products of multiples of `Step`, `Chunk` records of each strip in a stage.
+template <int Consumers_, int MaxN_, int Step_, int Chunk_, int Stages_>
 struct Body {
-    static constexpr int Consumers = Consumers_, Strips = Strips_, MaxN = MaxN_, Step = Step_, Chunk = Chunk_, Stages = Stages_;
-    static constexpr int TileStrips = Consumers * Strips, Threads = (Consumers + 1) * 128;
-    static constexpr int Items = Chunk * Strips;  // records of a warpgroup in a stage
-    static constexpr int Registers = Consumers == 2 ? 232 : 152;
+    static constexpr int Consumers = Consumers_, MaxN = MaxN_, Step = Step_, Chunk = Chunk_, Stages = Stages_;
+    static constexpr int Threads = (Consumers + 1) * 128;
+    // A thread's at launch, and a consumer's after the copying warpgroup gave up all but 24.
+    static constexpr int LaunchRegisters = 65536 / Threads / 8 * 8;
+    static constexpr int Registers = (LaunchRegisters * (Consumers + 1) - 24) / Consumers / 8 * 8;
     static_assert(MaxN % Step == 0 && Step % 8 == 0);
 };
 
-using Stream = Body<3, 1, 24, 8, 3, 7>;
-using Mid = Body<3, 2, 64, 8, 1, 9>;
-using Prefill = Body<2, 2, 128, 16, 1, 8>;
+// The numbers are measured: more warpgroups hide the decode's latency, longer chunks read memory in longer runs, and
+// accumulators and operands together must fit the registers that ptxas grants, which are those at launch.
+using Stream = Body<4, 24, 8, 3, 5>;
+using Mid = Body<4, 48, 8, 3, 4>;
+using Prefill = Body<3, 176, 16, 2, 3>;
 
 template <class B>
 struct Stage {
     alignas(1024) uint8_t tokens[B::Chunk][B::MaxN * 128];
-    alignas(128) uint8_t weights[B::TileStrips][B::Chunk * mxfp4::kRecordBytes];
+    alignas(128) uint8_t weights[B::Consumers][B::Chunk * mxfp4::kRecordBytes];
 };
 
 template <class B>
@@ -129,7 +132,7 @@ __device__ Plan plan_tiles(const MoeGemmArgs& args, Shared<B>& shared) {
     __syncthreads();
     const uint32_t token_tiles = shared.first_tile[args.experts];
     // With little to do, fewer strips a block and more blocks.
-    const uint32_t tile_strips = min(uint32_t(B::TileStrips), (token_tiles * args.strips + gridDim.x - 1) / gridDim.x);
+    const uint32_t tile_strips = min(uint32_t(B::Consumers), (token_tiles * args.strips + gridDim.x - 1) / gridDim.x);
     const uint32_t strip_tiles = tile_strips == 0 ? 0 : (args.strips + tile_strips - 1) / tile_strips;
     return {tile_strips, strip_tiles, token_tiles * strip_tiles};
 }
@@ -162,32 +165,35 @@ struct Cursor {
     }
 };
 
+// Lane s copies strip s.
 template <class B>
 __device__ __forceinline__ void copy_weights(const MoeGemmArgs& args, Shared<B>& shared, const Cursor<B>& at, uint32_t stage) {
+    const uint32_t lane = threadIdx.x % 32;
     const uint32_t first = at.chunk * B::Chunk, n_records = min(uint32_t(B::Chunk), args.k_records - first);
     const uint32_t full = shared_address(&shared.full[stage]), n_bytes = n_records * mxfp4::kRecordBytes;
-    barrier_expect(full, at.tile.n_strips * n_bytes + n_records * at.tile.n_groups * kGroupBytes);
-    const uint8_t* source = args.records
-        + ((size_t(at.tile.expert) * args.strips + at.tile.strip) * args.k_records + first) * mxfp4::kRecordBytes;
-    for (uint32_t s = 0; s < at.tile.n_strips; s++, source += size_t(args.k_records) * mxfp4::kRecordBytes) {
-        copy_bulk(shared_address(shared.stages[stage].weights[s]), source, n_bytes, full);
+    if (lane == 0) barrier_expect(full, at.tile.n_strips * n_bytes + n_records * at.tile.n_groups * kGroupBytes);
+    __syncwarp();
+    if (lane < at.tile.n_strips) {
+        const size_t strip = size_t(at.tile.expert) * args.strips + at.tile.strip + lane;
+        copy_bulk(shared_address(shared.stages[stage].weights[lane]),
+                  args.records + (strip * args.k_records + first) * mxfp4::kRecordBytes, n_bytes, full);
     }
 }
 
+// Lane p copies panel p.
 template <class B>
 __device__ __forceinline__ void copy_tokens(const MoeGemmArgs& args, Shared<B>& shared, const Cursor<B>& at, uint32_t stage) {
     const Tile& tile = at.tile;
-    const uint32_t first = at.chunk * B::Chunk, n_records = min(uint32_t(B::Chunk), args.k_records - first);
-    const uint32_t full = shared_address(&shared.full[stage]);
-    for (uint32_t panel = 0; panel < n_records; panel++) {
-        const size_t group = size_t(tile.expert_group) * args.k_records + size_t(first + panel) * tile.panel_stride
+    const uint32_t lane = threadIdx.x % 32, panel = at.chunk * B::Chunk + lane;
+    if (lane < B::Chunk && panel < args.k_records) {
+        const size_t group = size_t(tile.expert_group) * args.k_records + size_t(panel) * tile.panel_stride
             + (tile.first_group - tile.expert_group);
-        copy_bulk(shared_address(shared.stages[stage].tokens[panel]), args.tokens + group * kGroupBytes,
-                  tile.n_groups * kGroupBytes, full);
+        copy_bulk(shared_address(shared.stages[stage].tokens[lane]), args.tokens + group * kGroupBytes,
+                  tile.n_groups * kGroupBytes, shared_address(&shared.full[stage]));
     }
 }
 
-// One thread. Weights do not depend on the kernel before: they come first, as far as there is room.
+// One warp. Weights do not depend on the kernel before: they come first, as far as there is room.
 template <class B>
 __device__ __forceinline__ void produce(const MoeGemmArgs& args, Shared<B>& shared, const Plan& plan) {
     Cursor<B> at(args, shared, plan), waiting = at;
@@ -226,7 +232,8 @@ __device__ __forceinline__ float swiglu(float gate, float up, float limit, float
 
 // Row g of a warp's 16 is a gate, row g + 8 its up projection.
 template <int N>
-__device__ __forceinline__ void store_swiglu(const MoeGemmArgs& args, const Tile& tile, uint32_t strip, const float (&acc)[N / 2]) {
+__device__ __forceinline__ void store_swiglu(const MoeGemmArgs& args, const Tile& tile, uint32_t strip,
+                                             const float (&acc)[N / 2]) {
     const uint32_t t = threadIdx.x % 128, warp = t / 32, g = t % 32 / 4, q = t % 4;
     const float* bias = args.bias + (size_t(tile.expert) * args.strips + strip) * 64 + warp * 16 + g;
     const float gate_bias = bias[0], up_bias = bias[8];
@@ -252,7 +259,8 @@ __device__ __forceinline__ void store_swiglu(const MoeGemmArgs& args, const Tile
 }
 
 template <int N>
-__device__ __forceinline__ void store_plain(const MoeGemmArgs& args, const Tile& tile, uint32_t strip, const float (&acc)[N / 2]) {
+__device__ __forceinline__ void store_plain(const MoeGemmArgs& args, const Tile& tile, uint32_t strip,
+                                            const float (&acc)[N / 2]) {
     const uint32_t t = threadIdx.x % 128, warp = t / 32, g = t % 32 / 4, q = t % 4;
     const uint32_t row = strip * 64 + warp * 16 + g;
     const float* bias = args.bias + size_t(tile.expert) * args.strips * 64 + row;
@@ -270,49 +278,62 @@ __device__ __forceinline__ void store_plain(const MoeGemmArgs& args, const Tile&
     }
 }
 
-// One tile of a warpgroup that has `Strips` strips, in products of `N` columns.
+// This thread's part of a record, as a matrix operand.
+__device__ __forceinline__ void load_operand(const uint8_t* record, uint32_t (&a)[mxfp4::kRegisters]) {
+    const uint32_t t = threadIdx.x % 128;
+    const uint4 codes = *reinterpret_cast<const uint4*>(record + mxfp4::code_offset(t));
+    const uint32_t scales = *reinterpret_cast<const uint32_t*>(record + mxfp4::scale_offset(t));
+    mxfp4::decode_k64(codes, scales, a);
+}
+
+// One strip of a tile, in products of `N` columns.
 template <class B, int N, Epilogue E>
-__device__ __forceinline__ void consume_tile(const MoeGemmArgs& args, Shared<B>& shared, const Tile& tile, uint32_t slot, Ring<B>& ring) {
-    const uint32_t t = threadIdx.x % 128, lane = t % 32;
-    float acc[B::Strips][N / 2];
+__device__ __forceinline__ void consume_tile(const MoeGemmArgs& args, Shared<B>& shared, const Tile& tile,
+                                             uint32_t slot, Ring<B>& ring) {
+    const uint32_t lane = threadIdx.x % 32;
+    float acc[N / 2];
 #pragma unroll
-    for (int s = 0; s < B::Strips; s++) {
-#pragma unroll
-        for (int i = 0; i < N / 2; i++) acc[s][i] = 0.0f;
-    }
-    uint32_t a[B::Items][mxfp4::kRegisters];
+    for (int i = 0; i < N / 2; i++) acc[i] = 0.0f;
+    uint32_t a[B::Chunk][mxfp4::kRegisters];
+    uint32_t first = 0;
 #pragma unroll 1
-    for (uint32_t first = 0; first < args.k_records; first += B::Chunk) {
+    for (; first + B::Chunk <= args.k_records; first += B::Chunk) {
         const Stage<B>& stage = shared.stages[ring.stage];
-        const int n_records = min(B::Chunk, int(args.k_records - first));
         barrier_wait(shared_address(&shared.full[ring.stage]), ring.parity);
         const uint32_t tokens = __shfl_sync(~0u, wgmma_descriptor(shared_address(stage.tokens)), 0);
 #pragma unroll
-        for (int i = 0; i < B::Items; i++) {
-            const int r = i / B::Strips, s = i % B::Strips;
-            if (r > 0 && r >= n_records) continue;
-            const uint8_t* record = stage.weights[slot + s] + r * mxfp4::kRecordBytes;
-            const uint4 codes = *reinterpret_cast<const uint4*>(record + mxfp4::code_offset(t));
-            const uint32_t scales = *reinterpret_cast<const uint32_t*>(record + mxfp4::scale_offset(t));
-            mxfp4::decode_k64(codes, scales, a[i]);
+        for (int r = 0; r < B::Chunk; r++) {
+            load_operand(stage.weights[slot] + r * mxfp4::kRecordBytes, a[r]);
             wgmma_fence();
-            multiply<N>(acc[s], a[i], tokens + r * B::MaxN * 8);
+            multiply<N>(acc, a[r], tokens + r * B::MaxN * 8);
             wgmma_commit();
         }
         wgmma_wait<0>();
         if (lane == 0) barrier_arrive(shared_address(&shared.empty[ring.stage]));
         ring.next();
     }
-#pragma unroll
-    for (int s = 0; s < B::Strips; s++) {
-        if (slot + s >= tile.n_strips) break;
-        if constexpr (E == Epilogue::SwiGlu) store_swiglu<N>(args, tile, tile.strip + slot + s, acc[s]);
-        else store_plain<N>(args, tile, tile.strip + slot + s, acc[s]);
+    if (B::Chunk > 1 && first < args.k_records) {
+        const Stage<B>& stage = shared.stages[ring.stage];
+        barrier_wait(shared_address(&shared.full[ring.stage]), ring.parity);
+        const uint32_t tokens = __shfl_sync(~0u, wgmma_descriptor(shared_address(stage.tokens)), 0);
+#pragma unroll 1
+        for (uint32_t r = 0; first + r < args.k_records; r++) {
+            load_operand(stage.weights[slot] + r * mxfp4::kRecordBytes, a[0]);
+            wgmma_fence();
+            multiply<N>(acc, a[0], tokens + r * B::MaxN * 8);
+            wgmma_commit();
+            wgmma_wait<0>();
+        }
+        if (lane == 0) barrier_arrive(shared_address(&shared.empty[ring.stage]));
+        ring.next();
     }
+    if constexpr (E == Epilogue::SwiGlu) store_swiglu<N>(args, tile, tile.strip + slot, acc);
+    else store_plain<N>(args, tile, tile.strip + slot, acc);
 }
 
 template <class B, Epilogue E, int N = B::Step>
-__device__ __forceinline__ void consume_n(const MoeGemmArgs& args, Shared<B>& shared, const Tile& tile, uint32_t slot, Ring<B>& ring) {
+__device__ __forceinline__ void consume_n(const MoeGemmArgs& args, Shared<B>& shared, const Tile& tile, uint32_t slot,
+                                          Ring<B>& ring) {
     if constexpr (N < B::MaxN) {
         if (tile.n_groups * 8 > N) return consume_n<B, E, N + B::Step>(args, shared, tile, slot, ring);
     }
@@ -321,7 +342,7 @@ __device__ __forceinline__ void consume_n(const MoeGemmArgs& args, Shared<B>& sh
 
 template <class B, Epilogue E>
 __device__ __forceinline__ void consume(const MoeGemmArgs& args, Shared<B>& shared, const Plan& plan) {
-    const uint32_t slot = __shfl_sync(~0u, threadIdx.x / 128 - 1, 0) * B::Strips;
+    const uint32_t slot = __shfl_sync(~0u, threadIdx.x / 128 - 1, 0);
     Ring<B> ring;
     for (uint32_t index = blockIdx.x; index < plan.n_tiles; index += gridDim.x) {
         const Tile tile = tile_at(args, shared, plan, index);
@@ -353,7 +374,7 @@ __device__ __forceinline__ void moe_gemm(const MoeGemmArgs& args) {
     const Plan plan = plan_tiles<B>(args, shared);
     if (threadIdx.x < 128) {
         registers_shrink<24>();
-        if (threadIdx.x == 0) produce<B>(args, shared, plan);
+        if (threadIdx.x < 32) produce<B>(args, shared, plan);
     } else {
         registers_grow<B::Registers>();
         consume<B, E>(args, shared, plan);
@@ -362,12 +383,14 @@ __device__ __forceinline__ void moe_gemm(const MoeGemmArgs& args) {
 
 }  // namespace
 
-#define MOE_GEMM(name, Body)                                                                                               \
-    extern "C" __global__ void __launch_bounds__(Body::Threads, 1) moe_gate_up_##name(const __grid_constant__ MoeGemmArgs args) { \
-        moe_gemm<Body, Epilogue::SwiGlu>(args);                                                                            \
-    }                                                                                                                      \
-    extern "C" __global__ void __launch_bounds__(Body::Threads, 1) moe_down_##name(const __grid_constant__ MoeGemmArgs args) {  \
-        moe_gemm<Body, Epilogue::Plain>(args);                                                                             \
+#define MOE_GEMM(name, Body)                                                            \
+    extern "C" __global__ void __launch_bounds__(Body::Threads, 1)                      \
+        moe_gate_up_##name(const __grid_constant__ MoeGemmArgs args) {                  \
+        moe_gemm<Body, Epilogue::SwiGlu>(args);                                         \
+    }                                                                                   \
+    extern "C" __global__ void __launch_bounds__(Body::Threads, 1)                      \
+        moe_down_##name(const __grid_constant__ MoeGemmArgs args) {                     \
+        moe_gemm<Body, Epilogue::Plain>(args);                                          \
     }
 MOE_GEMM(stream, Stream)
 MOE_GEMM(mid, Mid)

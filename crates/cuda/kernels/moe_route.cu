@@ -27,41 +27,48 @@ namespace {
 constexpr int kMaxTopK = 8;
 constexpr uint32_t kMaxFusedSlots = 512;
 constexpr int kThreads = 256;
+constexpr int kFusedThreads = 1024;
+
+// A float's bits so that unsigned order is the floats' order; 0, below all, for what is not a number.
+__device__ __forceinline__ uint32_t ordered(float value) {
+    const uint32_t bits = __float_as_uint(value);
+    return isnan(value) ? 0 : bits ^ (bits >> 31 ? 0xFFFFFFFFu : 0x80000000u);
+}
 
 // A warp's choice for one token: the largest logit again and again, of equal ones the first. The results are in lane 0.
 __device__ __forceinline__ void choose(const MoeRouteArgs& args, uint32_t token, int32_t* ids, float* weights) {
     const uint32_t lane = threadIdx.x % 32;
-    float values[kMaxExperts / 32];
+    const float* logits = args.logits + size_t(token) * args.experts;
+    uint32_t keys[kMaxExperts / 32];
 #pragma unroll
     for (int i = 0; i < kMaxExperts / 32; i++) {
         const uint32_t e = i * 32 + lane;
-        values[i] = e < args.experts ? args.logits[size_t(token) * args.experts + e] : -INFINITY;
+        keys[i] = e < args.experts ? ordered(logits[e]) : 0;
     }
     float chosen[kMaxTopK], largest = 0.0f, sum = 0.0f;
 #pragma unroll
     for (int rank = 0; rank < kMaxTopK; rank++) {
         if (rank >= args.top_k) break;
-        float best = -INFINITY;
-        uint32_t at = 0x7FFFFFFF;
+        uint32_t best = 0;
+#pragma unroll
+        for (int i = 0; i < kMaxExperts / 32; i++) best = max(best, keys[i]);
+        best = __reduce_max_sync(~0u, best);
+        uint32_t at = 0xFFFF;
+#pragma unroll
+        for (int i = kMaxExperts / 32 - 1; i >= 0; i--) {
+            if (keys[i] == best) at = i * 32 + lane;
+        }
+        at = __reduce_min_sync(~0u, at);
 #pragma unroll
         for (int i = 0; i < kMaxExperts / 32; i++) {
-            if (values[i] > best) { best = values[i]; at = i * 32 + lane; }
+            if (at == i * 32 + lane) keys[i] = 0;
         }
-#pragma unroll
-        for (int d = 16; d > 0; d /= 2) {
-            const float other = __shfl_xor_sync(~0u, best, d);
-            const uint32_t other_at = __shfl_xor_sync(~0u, at, d);
-            if (other > best || (other == best && other_at < at)) { best = other; at = other_at; }
-        }
-#pragma unroll
-        for (int i = 0; i < kMaxExperts / 32; i++) {
-            if (at == i * 32 + lane) values[i] = -INFINITY;
-        }
-        if (rank == 0) largest = best;
-        chosen[rank] = expf(best - largest);
+        const float value = __uint_as_float(best ^ (best >> 31 ? 0x80000000u : 0xFFFFFFFFu));
+        if (rank == 0) largest = value;
+        chosen[rank] = expf(value - largest);
         sum += chosen[rank];
         // Logits that are not numbers choose nothing.
-        if (lane == 0) ids[rank] = at < args.experts ? int32_t(at) : -1;
+        if (lane == 0) ids[rank] = best > 0 ? int32_t(at) : -1;
     }
 #pragma unroll
     for (int rank = 0; rank < kMaxTopK; rank++) {
@@ -73,7 +80,7 @@ __device__ __forceinline__ void choose(const MoeRouteArgs& args, uint32_t token,
 template <class RowOf>
 __device__ __forceinline__ void copy_group(const MoeRouteArgs& args, uint32_t first_group, uint32_t n_groups, uint32_t group,
                                            uint32_t n_rows, RowOf row_of) {
-    const uint32_t panels = (args.hidden + 63) / 64, r = threadIdx.x / 32;  // a warp per row
+    const uint32_t panels = (args.hidden + 63) / 64, r = threadIdx.x / 32 % 8;  // a warp per row
     const bool is_row = group * 8 + r < n_rows;
     const __nv_bfloat16* source = is_row ? args.x + size_t(row_of(group * 8 + r)) * args.hidden : nullptr;
     uint8_t* target = args.grouped + (size_t(first_group) * panels + group) * kGroupBytes + r * 128;
@@ -97,21 +104,21 @@ __device__ __forceinline__ uint32_t warp_sum(uint32_t value) {
 }  // namespace
 
 // Few slots: a block per expert chooses for all tokens by itself, and groups its own.
-extern "C" __global__ void __launch_bounds__(kThreads) moe_route_fused(const __grid_constant__ MoeRouteArgs args) {
+extern "C" __global__ void __launch_bounds__(kFusedThreads) moe_route_fused(const __grid_constant__ MoeRouteArgs args) {
     __shared__ int32_t ids[kMaxFusedSlots];
     __shared__ float weights[kMaxFusedSlots];
     __shared__ int32_t mine[kMaxFusedSlots];
     __shared__ uint32_t counts[kMaxExperts];
     __shared__ uint32_t first_group;
     const uint32_t expert = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_slots = args.tokens * args.top_k;
-    for (uint32_t e = threadIdx.x; e < args.experts; e += kThreads) counts[e] = 0;
+    for (uint32_t e = threadIdx.x; e < args.experts; e += kFusedThreads) counts[e] = 0;
     grid_wait_for_previous();
     grid_launch_next();
-    for (uint32_t token = warp; token < args.tokens; token += kThreads / 32) {
+    for (uint32_t token = warp; token < args.tokens; token += kFusedThreads / 32) {
         choose(args, token, ids + token * args.top_k, weights + token * args.top_k);
     }
     __syncthreads();
-    for (uint32_t slot = threadIdx.x; slot < n_slots; slot += kThreads) {
+    for (uint32_t slot = threadIdx.x; slot < n_slots; slot += kFusedThreads) {
         if (ids[slot] >= 0) atomicAdd(&counts[ids[slot]], 1u);
         if (expert == 0) {
             args.ids[slot] = ids[slot];
@@ -141,7 +148,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) moe_route_fused(const __g
     }
     __syncthreads();
     const uint32_t n_rows = counts[expert], n_groups = groups_of(n_rows);
-    for (uint32_t group = 0; group < n_groups; group++) {
+    for (uint32_t group = warp / 8; group < n_groups; group += kFusedThreads / 256) {
         copy_group(args, first_group, n_groups, group, n_rows, [&](uint32_t row) { return mine[row] / args.top_k; });
     }
 }
