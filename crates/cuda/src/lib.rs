@@ -6,6 +6,7 @@ mod device;
 mod error;
 mod kernels;
 mod launch;
+mod moe;
 pub mod pack;
 
 pub use ceiling::copy_bandwidth;
@@ -13,4 +14,9 @@ pub use cubins::{CUBINS, REPORT};
 pub use device::{Address, Buffer, Device, Memory, Pinned, Properties};
 pub use error::DeviceError;
 pub use kernels::copy::Copier;
+pub use kernels::moe_gemm::MoeKernel;
 pub use launch::{Event, Graph, Kernel, Launch, Start, Stream};
+pub use moe::{
+    MAX_EXPERTS, MAX_TOKENS, MAX_TOP_K, MAX_WIDTH, Moe, MoeChoice, MoeError, MoeLaunched, MoeShape, MoeWeights,
+    MoeWorkspace, Swiglu,
+};

@@ -1,3 +1,5 @@
 //! The host's half of the kernels, one file per `.cu`.
 
 pub(crate) mod copy;
+pub(crate) mod moe_gemm;
+pub(crate) mod moe_route;

@@ -1,0 +1,272 @@
+//! The experts of a layer: route, gate and up with SwiGLU, down, combine. Four stages, each by itself or all in one call.
+//!
+//! With `e` the experts of a token and `w` a softmax over their logits:
+//! `out = sum over e of w_e (down_e swiglu(gate_up_e x + bias_e) + bias'_e)`, where for gates `g` and ups `u`
+//! `swiglu = min(g, limit) sigmoid(alpha min(g, limit)) (clamp(u, -limit, limit) + 1)`.
+//!
+//! A token's result does not depend on the batch around it, nor on which kernel ran: the bits are the same.
+
+use bytemuck::Zeroable;
+use half::bf16;
+
+mod error;
+pub(crate) mod grouped;
+mod shape;
+mod weights;
+mod workspace;
+
+pub use error::MoeError;
+pub use shape::{MAX_EXPERTS, MAX_TOKENS, MAX_TOP_K, MAX_WIDTH, MoeShape};
+pub use weights::MoeWeights;
+pub use workspace::MoeWorkspace;
+
+use crate::device::{Address, Buffer, Device};
+use crate::kernels::moe_gemm::{GemmArgs, GemmKernels, MoeKernel};
+use crate::kernels::moe_route::{CombineArgs, RouteArgs, RouteKernels};
+use crate::launch::Stream;
+use shape::Tiles;
+use weights::Projection;
+
+/// The kernels of experts of one shape.
+pub struct Moe {
+    shape: MoeShape,
+    swiglu: Swiglu,
+    route: RouteKernels,
+    gemm: GemmKernels,
+}
+
+/// `swiglu_limit` and `swiglu_alpha` of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Swiglu {
+    pub limit: f32,
+    pub alpha: f32,
+}
+
+/// Who chooses the matrix products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MoeChoice {
+    /// [`MoeKernel::auto`]
+    Auto,
+    Fixed(MoeKernel),
+}
+
+/// Which matrix products ran, by the names of their kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MoeLaunched {
+    pub gate_up: &'static str,
+    pub down: &'static str,
+}
+
+/// All stages queue work and do not wait, except [`Moe::route_to`]. Without tokens they do nothing.
+impl Moe {
+    pub fn load(device: &Device, shape: MoeShape, swiglu: Swiglu) -> Result<Self, MoeError> {
+        let shape = shape.checked()?;
+        Ok(Self { shape, swiglu, route: RouteKernels::load(device)?, gemm: GemmKernels::load(device)? })
+    }
+
+    /// All stages: `logits` `[tokens, experts]` and `x` `[tokens, hidden]` to `out` `[tokens, hidden]`, whose other rows stay
+    /// as they are. None ran without tokens.
+    pub fn forward(
+        &self,
+        stream: &Stream,
+        weights: &MoeWeights,
+        logits: &Buffer<f32>,
+        x: &Buffer<bf16>,
+        n_tokens: usize,
+        choice: MoeChoice,
+        workspace: &mut MoeWorkspace,
+        out: &mut Buffer<bf16>,
+    ) -> Result<Option<MoeLaunched>, MoeError> {
+        self.both_match(weights, workspace)?;
+        workspace.has_room(n_tokens)?;
+        long_enough("out", out, n_tokens * self.shape.hidden)?;
+        self.route(stream, logits, x, n_tokens, workspace)?;
+        let kernel = match choice {
+            MoeChoice::Auto => MoeKernel::auto(workspace.n_slots(), self.shape.experts),
+            MoeChoice::Fixed(kernel) => kernel,
+        };
+        let gate_up = self.gate_up(stream, weights, kernel, workspace)?;
+        let down = self.down(stream, weights, kernel, workspace)?;
+        self.combine(stream, workspace, out)?;
+        Ok(gate_up.zip(down).map(|(gate_up, down)| MoeLaunched { gate_up, down }))
+    }
+
+    /// Each token's experts, those of the largest logits (of equal ones, the first), and their weights; its row of `x` to
+    /// each. Logits that are NaN are never chosen.
+    pub fn route(
+        &self,
+        stream: &Stream,
+        logits: &Buffer<f32>,
+        x: &Buffer<bf16>,
+        n_tokens: usize,
+        workspace: &mut MoeWorkspace,
+    ) -> Result<(), MoeError> {
+        self.matches("buffers of the workspace", workspace.shape)?;
+        workspace.n_tokens = 0;
+        workspace.has_room(n_tokens)?;
+        long_enough("logits", logits, n_tokens * self.shape.experts)?;
+        long_enough("x", x, n_tokens * self.shape.hidden)?;
+        workspace.n_tokens = n_tokens;
+        if n_tokens == 0 {
+            return Ok(());
+        }
+        Ok(self.route.route(stream, &self.route_args(logits.address(), x, workspace))?)
+    }
+
+    /// As [`Moe::route`], but with given experts and weights, `[tokens, top_k]`: a negative id is no expert, its slot is
+    /// skipped. A token may have an expert twice.
+    pub fn route_to(
+        &self,
+        stream: &Stream,
+        ids: &[i32],
+        weights: &[f32],
+        x: &Buffer<bf16>,
+        n_tokens: usize,
+        workspace: &mut MoeWorkspace,
+    ) -> Result<(), MoeError> {
+        self.matches("buffers of the workspace", workspace.shape)?;
+        workspace.n_tokens = 0;
+        workspace.has_room(n_tokens)?;
+        let n_slots = n_tokens * self.shape.top_k;
+        exact("ids", ids.len(), n_slots)?;
+        exact("weights of choices", weights.len(), n_slots)?;
+        self.are_experts(ids)?;
+        long_enough("x", x, n_tokens * self.shape.hidden)?;
+        workspace.n_tokens = n_tokens;
+        if n_tokens == 0 {
+            return Ok(());
+        }
+        stream.upload(ids, &mut workspace.ids, 0)?;
+        stream.upload(weights, &mut workspace.weights, 0)?;
+        Ok(self.route.group(stream, &self.route_args(Address::zeroed(), x, workspace))?)
+    }
+
+    /// Gate and up projections and SwiGLU of every slot. The name of the kernel that ran; without tokens, none did.
+    pub fn gate_up(
+        &self,
+        stream: &Stream,
+        weights: &MoeWeights,
+        kernel: MoeKernel,
+        workspace: &mut MoeWorkspace,
+    ) -> Result<Option<&'static str>, MoeError> {
+        self.both_match(weights, workspace)?;
+        if workspace.n_tokens == 0 {
+            return Ok(None);
+        }
+        let (tokens, out) = (workspace.x.address(), workspace.h.address());
+        let args = self.gemm_args(&weights.gate_up, self.shape.gate_up(), workspace, tokens, out);
+        Ok(Some(self.gemm.gate_up(stream, kernel, &args)?))
+    }
+
+    /// The down projection of every slot. The name of the kernel that ran; without tokens, none did.
+    pub fn down(
+        &self,
+        stream: &Stream,
+        weights: &MoeWeights,
+        kernel: MoeKernel,
+        workspace: &mut MoeWorkspace,
+    ) -> Result<Option<&'static str>, MoeError> {
+        self.both_match(weights, workspace)?;
+        if workspace.n_tokens == 0 {
+            return Ok(None);
+        }
+        let (tokens, out) = (workspace.h.address(), workspace.y.address());
+        let args = self.gemm_args(&weights.down, self.shape.down(), workspace, tokens, out);
+        Ok(Some(self.gemm.down(stream, kernel, &args)?))
+    }
+
+    /// Each token's weighted sum, to its row of `out` `[tokens, hidden]`.
+    pub fn combine(&self, stream: &Stream, workspace: &MoeWorkspace, out: &mut Buffer<bf16>) -> Result<(), MoeError> {
+        self.matches("buffers of the workspace", workspace.shape)?;
+        long_enough("out", out, workspace.n_tokens * self.shape.hidden)?;
+        if workspace.n_tokens == 0 {
+            return Ok(());
+        }
+        let args = CombineArgs {
+            y: workspace.y.address(),
+            positions: workspace.positions.address(),
+            weights: workspace.weights.address(),
+            out: out.address(),
+            hidden: self.shape.hidden as u32,
+            top_k: self.shape.top_k as u32,
+        };
+        Ok(self.route.combine(stream, workspace.n_tokens as u32, &args)?)
+    }
+
+    fn route_args(&self, logits: Address, x: &Buffer<bf16>, workspace: &MoeWorkspace) -> RouteArgs {
+        RouteArgs {
+            logits,
+            x: x.address(),
+            ids: workspace.ids.address(),
+            weights: workspace.weights.address(),
+            counts: workspace.counts.address(),
+            slots: workspace.slots.address(),
+            positions: workspace.positions.address(),
+            grouped: workspace.x.address(),
+            n_beyond: workspace.n_beyond.address(),
+            tokens: workspace.n_tokens as u32,
+            experts: self.shape.experts as u32,
+            top_k: self.shape.top_k as u32,
+            hidden: self.shape.hidden as u32,
+        }
+    }
+
+    fn gemm_args(
+        &self,
+        projection: &Projection,
+        tiles: Tiles,
+        workspace: &MoeWorkspace,
+        tokens: Address,
+        out: Address,
+    ) -> GemmArgs {
+        GemmArgs {
+            records: projection.records.address(),
+            bias: projection.bias.address(),
+            tokens,
+            counts: workspace.counts.address(),
+            out,
+            k_records: tiles.k_records as u32,
+            strips: tiles.strips as u32,
+            out_columns: self.shape.hidden as u32,
+            experts: self.shape.experts as u32,
+            weight_scale: projection.weight_scale,
+            swiglu_limit: self.swiglu.limit,
+            swiglu_alpha: self.swiglu.alpha,
+            padding: 0,
+        }
+    }
+
+    fn matches(&self, what: &'static str, found: MoeShape) -> Result<(), MoeError> {
+        match found == self.shape {
+            true => Ok(()),
+            false => Err(MoeError::Mismatch { what, expected: self.shape, found }),
+        }
+    }
+
+    fn both_match(&self, weights: &MoeWeights, workspace: &MoeWorkspace) -> Result<(), MoeError> {
+        self.matches("weights", weights.shape)?;
+        self.matches("buffers of the workspace", workspace.shape)
+    }
+
+    fn are_experts(&self, ids: &[i32]) -> Result<(), MoeError> {
+        let (experts, top_k) = (self.shape.experts, self.shape.top_k);
+        match ids.iter().position(|&id| id >= experts as i32) {
+            None => Ok(()),
+            Some(at) => Err(MoeError::ExpertId { token: at / top_k, rank: at % top_k, id: ids[at], experts }),
+        }
+    }
+}
+
+fn exact(what: &'static str, found: usize, expected: usize) -> Result<(), MoeError> {
+    match found == expected {
+        true => Ok(()),
+        false => Err(MoeError::Length { what, expected, found }),
+    }
+}
+
+fn long_enough<T: bytemuck::Pod>(what: &'static str, buffer: &Buffer<T>, expected: usize) -> Result<(), MoeError> {
+    match buffer.len() >= expected {
+        true => Ok(()),
+        false => Err(MoeError::TooShort { what, expected, found: buffer.len() }),
+    }
+}
