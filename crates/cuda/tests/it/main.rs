@@ -3,6 +3,7 @@
 mod build;
 mod device;
 mod gpu;
+mod moe;
 mod pack;
 mod probe;
 mod random;

@@ -1,4 +1,4 @@
-//! Seeded random bytes.
+//! Seeded random bytes and numbers.
 
 /// SplitMix64.
 pub struct Random(pub u64);
@@ -19,5 +19,21 @@ impl Random {
     pub fn bytes_between(&mut self, low: u8, high: u8, n: usize) -> Vec<u8> {
         let span = u64::from(high - low) + 1;
         (0..n).map(|_| low + (self.next() % span) as u8).collect()
+    }
+
+    /// From 0 to 1, 1 not included.
+    pub fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// About normal: the sum of twelve.
+    pub fn normal(&mut self) -> f64 {
+        (0..12).map(|_| self.unit()).sum::<f64>() - 6.0
+    }
+
+    pub fn shuffle<T>(&mut self, values: &mut [T]) {
+        for i in (1..values.len()).rev() {
+            values.swap(i, (self.next() % (i as u64 + 1)) as usize);
+        }
     }
 }

@@ -1,0 +1,138 @@
+//! The same bits: whatever the batch, the place in it, the kernel and the time.
+
+use half::bf16;
+use tessera_cuda::{MoeChoice, MoeError, MoeKernel, MoeWorkspace};
+
+use super::layer::{Inputs, Layer, Routing, Signs, rows, shape};
+use super::rig::{CHOICES, Rig};
+use crate::gpu::gpu;
+use crate::random::Random;
+
+const N_TOKENS: usize = 256;
+const MANY: usize = 4096;
+
+fn rig() -> Option<Rig> {
+    Some(Rig::new(gpu()?, Layer::random(shape(256, 128, 8, 4), Signs::Both)))
+}
+
+fn bits(rig: &Rig, workspace: &mut MoeWorkspace, inputs: &Inputs, choice: MoeChoice) -> Vec<u16> {
+    let (_, out) = rig.run_in(workspace, inputs, choice);
+    out.into_iter().map(bf16::to_bits).collect()
+}
+
+fn expected(rig: &Rig, inputs: &Inputs) -> Vec<u16> {
+    bits(rig, &mut rig.workspace(inputs.n_tokens), inputs, MoeChoice::Fixed(MoeKernel::Prefill))
+}
+
+#[test]
+fn alone_and_in_batches_of_any_order() {
+    let Some(rig) = rig() else { return };
+    let inputs = rig.layer.inputs(N_TOKENS, Signs::Both);
+    let expect = expected(&rig, &inputs);
+    let mut random = Random(5);
+    for batch in [1, 8, 64, 256] {
+        let mut workspace = rig.workspace(batch);
+        for choice in CHOICES {
+            let mut order: Vec<usize> = (0..N_TOKENS).collect();
+            random.shuffle(&mut order);
+            for tokens in order.chunks(batch) {
+                let found = bits(&rig, &mut workspace, &inputs.pick(tokens), choice);
+                assert!(found == rows(&expect, N_TOKENS, tokens), "batches of {batch}, {choice:?}, tokens {tokens:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn among_thousands() {
+    let Some(rig) = rig() else { return };
+    let inputs = rig.layer.inputs(N_TOKENS, Signs::Both);
+    let expect = expected(&rig, &inputs);
+    let mut random = Random(6);
+    let mut workspace = rig.workspace(MANY);
+    for choice in CHOICES {
+        let mut places: Vec<usize> = (0..MANY).collect();
+        random.shuffle(&mut places);
+        places.truncate(N_TOKENS);
+        let many = embed(&inputs, &places, rig.layer.inputs(MANY, Signs::Both));
+        let found = bits(&rig, &mut workspace, &many, choice);
+        assert!(rows(&found, MANY, &places) == expect, "{choice:?}");
+    }
+}
+
+/// `many`, with the tokens of `inputs` at `places`.
+fn embed(inputs: &Inputs, places: &[usize], mut many: Inputs) -> Inputs {
+    let (Routing::Logits(from), Routing::Logits(to)) = (&inputs.routing, &mut many.routing) else {
+        panic!("logits were asked for");
+    };
+    copy_rows(from, to, places, inputs.n_tokens);
+    copy_rows(&inputs.x, &mut many.x, places, inputs.n_tokens);
+    many
+}
+
+fn copy_rows<T: Copy>(from: &[T], to: &mut [T], places: &[usize], n_rows: usize) {
+    let width = from.len() / n_rows;
+    for (row, place) in from.chunks_exact(width).zip(places) {
+        to[place * width..][..width].copy_from_slice(row);
+    }
+}
+
+#[test]
+fn run_after_run() {
+    let Some(rig) = rig() else { return };
+    for n_tokens in [1, 64, 65, 1000] {
+        let inputs = rig.layer.inputs(n_tokens, Signs::Both);
+        let expect = expected(&rig, &inputs);
+        let mut workspace = rig.workspace(n_tokens);
+        for (round, choice) in (0..5).flat_map(|round| CHOICES.map(|choice| (round, choice))) {
+            assert!(
+                bits(&rig, &mut workspace, &inputs, choice) == expect,
+                "{n_tokens} tokens, {choice:?}, run {round}"
+            );
+        }
+    }
+}
+
+#[test]
+fn with_given_experts_as_with_logits() {
+    let Some(rig) = rig() else { return };
+    for n_tokens in [1, 64, 65, 300] {
+        let mut inputs = rig.layer.inputs(n_tokens, Signs::Both);
+        let run = rig.run(&inputs, MoeChoice::Auto);
+        inputs.routing = Routing::Given { ids: run.ids, weights: run.weights };
+        let expect: Vec<u16> = run.out.into_iter().map(bf16::to_bits).collect();
+        assert!(expected(&rig, &inputs) == expect, "{n_tokens} tokens");
+    }
+}
+
+#[test]
+fn in_graphs() {
+    let Some(rig) = rig() else { return };
+    for n_tokens in [1, 64, 257] {
+        let inputs = rig.layer.inputs(n_tokens, Signs::Both);
+        let Routing::Logits(logits) = &inputs.routing else { panic!("logits were asked for") };
+        let (x, logits) = (rig.buffer(&inputs.x, 256, bf16::NAN), rig.buffer(logits, 8, f32::NAN));
+        let mut out = rig.buffer(&vec![bf16::ZERO; inputs.x.len()], 256, bf16::ZERO);
+        let mut workspace = rig.workspace(n_tokens);
+        let mut forward = || {
+            let (choice, workspace) = (MoeChoice::Auto, &mut workspace);
+            rig.moe.forward(&rig.stream, &rig.weights, &logits, &x, n_tokens, choice, workspace, &mut out)
+        };
+        // Twice: the second run overwrites what the first reads, unless it waits.
+        let graph = rig.stream.capture(|| match forward().and_then(|_| forward()) {
+            Err(MoeError::Device(error)) => Err(error),
+            launched => {
+                assert!(launched.unwrap().is_some());
+                Ok(())
+            }
+        });
+        let graph = graph.unwrap();
+        for _ in 0..5 {
+            rig.stream.replay(&graph).unwrap();
+        }
+        let mut found = vec![bf16::ZERO; inputs.x.len()];
+        rig.stream.download(&out, 0, &mut found).unwrap();
+        let found: Vec<u16> = found.into_iter().map(bf16::to_bits).collect();
+        assert!(found == expected(&rig, &inputs), "{n_tokens} tokens");
+    }
+}

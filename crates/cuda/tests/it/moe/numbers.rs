@@ -1,0 +1,83 @@
+//! How near the results are to float64.
+
+use half::bf16;
+
+use super::layer::{Inputs, Layer, Signs, shape};
+use super::reference::{Reference, down};
+use super::rig::{CHOICES, Rig};
+use crate::gpu::gpu;
+
+/// Around what the kernels' tiles, groups and warps have.
+const TOKENS: [usize; 20] = [0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 129, 255, 257, 1000];
+/// Bfloat16 numbers between an element and the right one, at most.
+const MAX_ULPS: u32 = 2;
+/// The share of elements that may be further off than a neighbour of the right one.
+const MOST_BEYOND_ONE: f64 = 1e-3;
+
+#[test]
+fn every_count_of_tokens() {
+    let Some(device) = gpu() else { return };
+    let rig = Rig::new(device, Layer::random(shape(256, 128, 8, 4), Signs::Both));
+    for n_tokens in TOKENS {
+        rig.check(&rig.layer.inputs(n_tokens, Signs::Both));
+    }
+}
+
+#[test]
+fn sizes_that_are_no_multiples_of_64() {
+    let Some(device) = gpu() else { return };
+    let rig = Rig::new(device, Layer::random(shape(96, 160, 6, 4), Signs::Both));
+    for n_tokens in [0, 1, 5, 8, 17, 65, 100, 300] {
+        rig.check(&rig.layer.inputs(n_tokens, Signs::Both));
+    }
+}
+
+#[test]
+fn the_smallest_sizes_and_every_top_k() {
+    for (i, top_k) in (1..=8).enumerate() {
+        let Some(device) = gpu() else { return };
+        let (hidden, intermediate) = [(32, 32), (32, 96), (160, 32), (224, 64)][i % 4];
+        let rig = Rig::new(device, Layer::random(shape(hidden, intermediate, top_k, top_k), Signs::Both));
+        for n_tokens in [1, 9, 65, 130] {
+            rig.check(&rig.layer.inputs(n_tokens, Signs::Both));
+        }
+    }
+}
+
+#[test]
+fn without_cancellation_results_are_the_nearest_or_their_neighbours() {
+    for (sizes, n_tokens) in [(shape(256, 128, 8, 4), [1, 33, 257]), (shape(96, 160, 6, 4), [2, 17, 100])] {
+        let Some(device) = gpu() else { return };
+        let rig = Rig::new(device, Layer::random(sizes, Signs::Positive));
+        for n_tokens in n_tokens {
+            check_ulps(&rig, &rig.layer.inputs(n_tokens, Signs::Positive));
+        }
+    }
+}
+
+#[track_caller]
+pub fn check_ulps(rig: &Rig, inputs: &Inputs) {
+    let reference = Reference::new(&rig.layer, inputs);
+    for choice in CHOICES {
+        let found = rig.run(inputs, choice);
+        let what = format!("{:?}, {} tokens, {choice:?}", rig.layer.shape, inputs.n_tokens);
+        let h: Vec<f64> = found.h.iter().map(|&h| f64::from(h)).collect();
+        let expect_y = down(&rig.layer, &h, &reference.ids);
+        let rounded = |values: &[f32]| -> Vec<bf16> { values.iter().map(|&value| bf16::from_f32(value)).collect() };
+        check_near(&rounded(&found.h), &reference.h, &format!("{what}: h"));
+        check_near(&rounded(&found.y), &expect_y, &format!("{what}: y"));
+        check_near(&found.out, &reference.out, &format!("{what}: out"));
+    }
+}
+
+#[track_caller]
+fn check_near(found: &[bf16], expect: &[f64], what: &str) {
+    assert_eq!(found.len(), expect.len(), "{what}");
+    let mut n_beyond = 0;
+    for (i, (found, expect)) in found.iter().zip(expect).enumerate() {
+        let ulps = u32::from(bf16::from_f64(*expect).to_bits()).abs_diff(u32::from(found.to_bits()));
+        assert!(ulps <= MAX_ULPS, "{what}: element {i} is {found}, expected {expect}");
+        n_beyond += usize::from(ulps > 1);
+    }
+    assert!(n_beyond as f64 <= MOST_BEYOND_ONE * found.len() as f64, "{what}: {n_beyond} of {} beyond", found.len());
+}
