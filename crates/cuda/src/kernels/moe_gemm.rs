@@ -148,7 +148,7 @@ impl Gemm {
 
 #[cfg(test)]
 mod tests {
-    use super::{BODIES, MoeKernel};
+    use super::{BODIES, Body, MoeKernel};
 
     /// What a block of a Hopper GPU may have.
     const MOST_SMEM_BYTES: usize = 227 << 10;
@@ -160,6 +160,20 @@ mod tests {
             assert_eq!([body.gate_up, body.down], [format!("moe_gate_up_{name}"), format!("moe_down_{name}")]);
             assert!(body.smem_bytes() <= MOST_SMEM_BYTES && body.threads() <= 1024, "{kernel:?}");
             assert!(body.max_tokens.is_multiple_of(8), "{kernel:?}");
+        }
+    }
+
+    /// `using Name = Body<consumers, strips, max tokens, step, chunk, stages>;`
+    #[test]
+    fn bodies_are_those_of_the_kernels() {
+        let source = include_str!("../../kernels/moe_gemm.cu");
+        for (kernel, body) in MoeKernel::ALL.into_iter().zip(&BODIES) {
+            let (_, rest) = source.split_once(&format!("using {kernel:?} = Body<")).unwrap();
+            let (numbers, _) = rest.split_once('>').unwrap();
+            let numbers: Vec<usize> = numbers.split(", ").map(|number| number.parse().unwrap()).collect();
+            let [consumers, strips, max_tokens, _, chunk, stages] = numbers[..] else { panic!("{numbers:?}") };
+            let Body { gate_up: _, down: _, consumers: c, strips: s, max_tokens: n, chunk: k, stages: g } = *body;
+            assert_eq!([c, s, n, k, g], [consumers, strips, max_tokens, chunk, stages], "{kernel:?}");
         }
     }
 
