@@ -148,7 +148,7 @@ impl Gemm {
 
 #[cfg(test)]
 mod tests {
-    use super::{BODIES, Body, MoeKernel};
+    use super::{BODIES, MAX_MID_TOKENS, MAX_STREAM_TOKENS, MoeKernel};
 
     /// What a block of a Hopper GPU may have.
     const MOST_SMEM_BYTES: usize = 227 << 10;
@@ -163,7 +163,7 @@ mod tests {
         }
     }
 
-    /// `using Name = Body<consumers, strips, max tokens, step, chunk, stages>;`
+    /// `using Name = Body<consumers, max tokens, step, chunk, stages>;`
     #[test]
     fn bodies_are_those_of_the_kernels() {
         let source = include_str!("../../kernels/moe_gemm.cu");
@@ -171,23 +171,25 @@ mod tests {
             let (_, rest) = source.split_once(&format!("using {kernel:?} = Body<")).unwrap();
             let (numbers, _) = rest.split_once('>').unwrap();
             let numbers: Vec<usize> = numbers.split(", ").map(|number| number.parse().unwrap()).collect();
-            let [consumers, strips, max_tokens, _, chunk, stages] = numbers[..] else { panic!("{numbers:?}") };
-            let Body { gate_up: _, down: _, consumers: c, strips: s, max_tokens: n, chunk: k, stages: g } = *body;
-            assert_eq!([c, s, n, k, g], [consumers, strips, max_tokens, chunk, stages], "{kernel:?}");
+            let [consumers, max_tokens, _, chunk, stages] = numbers[..] else { panic!("{numbers:?}") };
+            let found = [body.consumers, body.max_tokens, body.chunk, body.stages];
+            assert_eq!(found, [consumers, max_tokens, chunk, stages], "{kernel:?}");
         }
     }
 
     #[test]
     fn auto_goes_by_the_tokens_of_an_expert() {
-        for (n_slots, experts, expect) in [
-            (0, 32, MoeKernel::Stream),
-            (4, 32, MoeKernel::Stream),
-            (24 * 32, 32, MoeKernel::Stream),
-            (24 * 32 + 1, 32, MoeKernel::Mid),
-            (64 * 128, 128, MoeKernel::Mid),
-            (64 * 128 + 1, 128, MoeKernel::Prefill),
-        ] {
-            assert_eq!(MoeKernel::auto(n_slots, experts), expect, "{n_slots} slots, {experts} experts");
+        for experts in [1, 32, 128] {
+            let (stream, mid) = (MAX_STREAM_TOKENS * experts, MAX_MID_TOKENS * experts);
+            for (n_slots, expect) in [
+                (0, MoeKernel::Stream),
+                (stream, MoeKernel::Stream),
+                (stream + 1, MoeKernel::Mid),
+                (mid, MoeKernel::Mid),
+                (mid + 1, MoeKernel::Prefill),
+            ] {
+                assert_eq!(MoeKernel::auto(n_slots, experts), expect, "{n_slots} slots, {experts} experts");
+            }
         }
     }
 }

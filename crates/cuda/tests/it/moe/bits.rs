@@ -80,7 +80,7 @@ fn copy_rows<T: Copy>(from: &[T], to: &mut [T], places: &[usize], n_rows: usize)
 #[test]
 fn run_after_run() {
     let Some(rig) = rig() else { return };
-    for n_tokens in [1, 64, 65, 1000] {
+    for n_tokens in [1, 16, 17, 65, 1000] {
         let inputs = rig.layer.inputs(n_tokens, Signs::Both);
         let expect = expected(&rig, &inputs);
         let mut workspace = rig.workspace(n_tokens);
@@ -96,7 +96,7 @@ fn run_after_run() {
 #[test]
 fn with_given_experts_as_with_logits() {
     let Some(rig) = rig() else { return };
-    for n_tokens in [1, 64, 65, 300] {
+    for n_tokens in [1, 16, 17, 64, 65, 300] {
         let mut inputs = rig.layer.inputs(n_tokens, Signs::Both);
         let run = rig.run(&inputs, MoeChoice::Auto);
         inputs.routing = Routing::Given { ids: run.ids, weights: run.weights };
@@ -108,7 +108,7 @@ fn with_given_experts_as_with_logits() {
 #[test]
 fn in_graphs() {
     let Some(rig) = rig() else { return };
-    for n_tokens in [1, 64, 257] {
+    for n_tokens in [1, 16, 64, 257] {
         let inputs = rig.layer.inputs(n_tokens, Signs::Both);
         let Routing::Logits(logits) = &inputs.routing else { panic!("logits were asked for") };
         let (x, logits) = (rig.buffer(&inputs.x, 256, bf16::NAN), rig.buffer(logits, 8, f32::NAN));

@@ -151,9 +151,12 @@ fn the_kernel_that_was_asked_for_runs() {
     for kernel in MoeKernel::ALL {
         assert_eq!(launched(20, MoeChoice::Fixed(kernel)), Some(names(kernel)));
     }
-    // 4 of 8 experts each: an expert has half as many tokens.
-    let expect = [(1, MoeKernel::Stream), (48, MoeKernel::Stream), (49, MoeKernel::Mid), (128, MoeKernel::Mid)];
-    for (n_tokens, kernel) in expect.into_iter().chain([(129, MoeKernel::Prefill), (500, MoeKernel::Prefill)]) {
+    let mut seen = Vec::new();
+    for n_tokens in [1, 8, 16, 24, 25, 48, 49, 64, 80, 81, 128, 129, 500] {
+        let kernel = MoeKernel::auto(n_tokens * SHAPE.top_k, SHAPE.experts);
         assert_eq!(launched(n_tokens, MoeChoice::Auto), Some(names(kernel)), "{n_tokens} tokens");
+        seen.push(kernel);
     }
+    seen.dedup();
+    assert_eq!(seen, MoeKernel::ALL, "more tokens go to a later kernel, and each has its turn");
 }

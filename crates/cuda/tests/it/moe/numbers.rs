@@ -23,6 +23,28 @@ fn every_count_of_tokens() {
     }
 }
 
+/// One expert has all rows: as many as a tile of some kernel has, one less and one more.
+#[test]
+fn every_tile_is_full_once() {
+    let Some(device) = gpu() else { return };
+    let rig = Rig::new(device, Layer::random(shape(96, 64, 2, 1), Signs::Both));
+    for tile in [24, 32, 48, 64, 96, 128, 176, 192, 256, 352] {
+        for n_tokens in [tile - 1, tile, tile + 1] {
+            rig.check(&rig.layer.inputs(n_tokens, Signs::Both).with_ids(1, |_| 1));
+        }
+    }
+}
+
+/// Products are as wide as the tile's tokens, by eights.
+#[test]
+fn every_width_of_a_product() {
+    let Some(device) = gpu() else { return };
+    let rig = Rig::new(device, Layer::random(shape(320, 32, 1, 1), Signs::Both));
+    for n_tokens in (1..=264).step_by(8).flat_map(|first| [first, first + 7]) {
+        rig.check(&rig.layer.inputs(n_tokens, Signs::Both));
+    }
+}
+
 #[test]
 fn sizes_that_are_no_multiples_of_64() {
     let Some(device) = gpu() else { return };

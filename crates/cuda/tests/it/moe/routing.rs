@@ -6,7 +6,7 @@ use crate::gpu::gpu;
 use crate::random::Random;
 
 /// On both sides of where choosing is fused with grouping.
-const TOKENS: [usize; 5] = [1, 10, 64, 65, 200];
+const TOKENS: [usize; 7] = [1, 10, 16, 17, 64, 65, 200];
 
 fn rig(experts: usize, top_k: usize) -> Option<Rig> {
     Some(Rig::new(gpu()?, Layer::random(shape(96, 64, experts, top_k), Signs::Both)))
