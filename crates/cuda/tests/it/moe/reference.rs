@@ -1,5 +1,7 @@
 //! The experts in float64, from the checkpoint's bytes. Shares nothing with the crate.
 
+use half::bf16;
+
 use super::layer::{Inputs, Layer, Routing, Tensor};
 
 /// OCP Microscaling formats 1.0, table 5.
@@ -22,7 +24,9 @@ impl Reference {
         let counts =
             (0..layer.shape.experts as i32).map(|e| ids.iter().filter(|&&id| id == e).count() as i32).collect();
         let h = gate_up(layer, inputs, &ids);
-        let out = combine(layer, &down(layer, &h, &ids), &ids, &weights);
+        // Activations are BF16 between the products, as they are before the first.
+        let rounded: Vec<f64> = h.iter().map(|&h| bf16::from_f64(h).to_f64()).collect();
+        let out = combine(layer, &down(layer, &rounded, &ids), &ids, &weights);
         Self { ids, weights, counts, h, out }
     }
 }
