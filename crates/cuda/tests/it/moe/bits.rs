@@ -93,6 +93,23 @@ fn run_after_run() {
     }
 }
 
+/// Whatever the batch before left behind.
+#[test]
+fn batch_after_batch() {
+    let Some(rig) = rig() else { return };
+    let mut workspace = rig.workspace(300);
+    for n_tokens in [257, 1, 64, 9, 300, 17, 2, 65] {
+        let inputs = rig.layer.inputs(n_tokens, Signs::Both);
+        for choice in CHOICES {
+            let expect = expected(&rig, &inputs);
+            assert!(bits(&rig, &mut workspace, &inputs, choice) == expect, "{n_tokens} tokens, {choice:?}");
+            let nobody = inputs.clone().with_ids(4, |_| -1);
+            let found = bits(&rig, &mut workspace, &nobody, choice);
+            assert!(found.iter().all(|bits| *bits == 0), "{n_tokens} tokens of nobody, {choice:?}");
+        }
+    }
+}
+
 #[test]
 fn with_given_experts_as_with_logits() {
     let Some(rig) = rig() else { return };
