@@ -20,10 +20,8 @@ pub enum MoeKernel {
 struct Body {
     gate_up: &'static str,
     down: &'static str,
-    /// Warpgroups that multiply; one more copies.
+    /// Warpgroups that multiply, a strip of 64 rows each; one more copies.
     consumers: usize,
-    /// Strips of 64 rows of each.
-    strips: usize,
     /// Of a tile.
     max_tokens: usize,
     /// Records of each strip in a stage.
@@ -34,14 +32,14 @@ struct Body {
 /// As in `moe_gemm.cu`, in the order of [`MoeKernel`].
 #[rustfmt::skip]
 const BODIES: [Body; 3] = [
-    Body { gate_up: "moe_gate_up_stream",  down: "moe_down_stream",  consumers: 3, strips: 1, max_tokens: 24,  chunk: 3, stages: 7 },
-    Body { gate_up: "moe_gate_up_mid",     down: "moe_down_mid",     consumers: 3, strips: 2, max_tokens: 64,  chunk: 1, stages: 9 },
-    Body { gate_up: "moe_gate_up_prefill", down: "moe_down_prefill", consumers: 2, strips: 2, max_tokens: 128, chunk: 1, stages: 8 },
+    Body { gate_up: "moe_gate_up_stream",  down: "moe_down_stream",  consumers: 4, max_tokens: 24,  chunk: 3, stages: 5 },
+    Body { gate_up: "moe_gate_up_mid",     down: "moe_down_mid",     consumers: 4, max_tokens: 48,  chunk: 3, stages: 4 },
+    Body { gate_up: "moe_gate_up_prefill", down: "moe_down_prefill", consumers: 3, max_tokens: 176, chunk: 2, stages: 3 },
 ];
 
 /// Tokens per expert, on average, up to which each kernel is the fastest.
-const MAX_STREAM_TOKENS: usize = 24;
-const MAX_MID_TOKENS: usize = 64;
+const MAX_STREAM_TOKENS: usize = 12;
+const MAX_MID_TOKENS: usize = 40;
 
 /// What the copy engine's addresses in shared memory are aligned to.
 const STAGE_ALIGN: usize = 1024;
@@ -71,7 +69,7 @@ impl Body {
     /// `Shared` of `moe_gemm.cu`.
     fn smem_bytes(&self) -> usize {
         let tokens = self.chunk * self.max_tokens * TILE_K * 2;
-        let weights = self.consumers * self.strips * (self.chunk * RECORD_BYTES).next_multiple_of(STRIP_ALIGN);
+        let weights = self.consumers * (self.chunk * RECORD_BYTES).next_multiple_of(STRIP_ALIGN);
         let stage = (tokens + weights).next_multiple_of(STAGE_ALIGN);
         let (barriers, plan) = (2 * 8, 2 * 4 * (MAX_EXPERTS + 1));
         self.stages * (stage + barriers) + plan

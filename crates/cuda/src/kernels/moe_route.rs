@@ -7,13 +7,14 @@ use crate::moe::grouped::{GROUP_ROWS, grouped_rows};
 
 /// As in `moe_route.cu`.
 const N_THREADS: u32 = 256;
-const N_GROUP_THREADS: u32 = 1024;
+/// Of the fused kernel and of the one that groups.
+const N_WIDE_THREADS: u32 = 1024;
 const MAX_FUSED_SLOTS: u32 = 512;
 /// Columns of `moe_combine`'s block.
 const COMBINE_COLUMNS: u32 = 1024;
 const WARP: u32 = 32;
 /// Every expert's block chooses for all tokens: beyond this, sharing the work is faster.
-const MAX_FUSED_TOKENS: u32 = 64;
+const MAX_FUSED_TOKENS: u32 = 16;
 
 /// `MoeRouteArgs` of `moe_route.cu`.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
@@ -69,7 +70,7 @@ impl RouteKernels {
     /// Chooses experts by the logits, and groups the rows by expert.
     pub fn route(&self, stream: &Stream, args: &RouteArgs) -> Result<(), DeviceError> {
         if args.tokens <= MAX_FUSED_TOKENS && args.tokens * args.top_k <= MAX_FUSED_SLOTS {
-            return stream.launch(&self.fused, early(args.experts, N_THREADS), args);
+            return stream.launch(&self.fused, early(args.experts, N_WIDE_THREADS), args);
         }
         stream.launch(&self.top_k, early(args.tokens.div_ceil(N_THREADS / WARP), N_THREADS), args)?;
         self.group(stream, args)
@@ -77,7 +78,7 @@ impl RouteKernels {
 
     /// Groups the rows by the ids that are there.
     pub fn group(&self, stream: &Stream, args: &RouteArgs) -> Result<(), DeviceError> {
-        stream.launch(&self.group, early(args.experts, N_GROUP_THREADS), args)?;
+        stream.launch(&self.group, early(args.experts, N_WIDE_THREADS), args)?;
         let n_rows = grouped_rows((args.tokens * args.top_k) as usize, args.experts as usize);
         stream.launch(&self.gather, early((n_rows / GROUP_ROWS) as u32, N_THREADS), args)
     }
