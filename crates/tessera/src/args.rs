@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use serde::Deserialize;
+use tessera_cuda::{MoeChoice, MoeKernel};
 use tessera_harmony::message::ReasoningEffort;
 use tessera_model::Sampling;
 
@@ -61,6 +62,30 @@ pub struct SamplingArgs {
     /// Number that decides every random choice: the same seed gives the same answer [default: a new one each time]
     #[arg(long)]
     pub seed: Option<u64>,
+}
+
+/// Which of the experts' matrix products run on a GPU: they differ in speed, and in no bit of the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MoeKernelArg {
+    /// The fastest for the number of tokens
+    Auto,
+    /// For few tokens per expert
+    Stream,
+    /// For some tens per expert
+    Mid,
+    /// For many
+    Prefill,
+}
+
+impl From<MoeKernelArg> for MoeChoice {
+    fn from(kernel: MoeKernelArg) -> Self {
+        match kernel {
+            MoeKernelArg::Auto => Self::Auto,
+            MoeKernelArg::Stream => Self::Fixed(MoeKernel::Stream),
+            MoeKernelArg::Mid => Self::Fixed(MoeKernel::Mid),
+            MoeKernelArg::Prefill => Self::Fixed(MoeKernel::Prefill),
+        }
+    }
 }
 
 /// How much the model thinks before it answers.

@@ -2,7 +2,7 @@ use half::bf16;
 
 use super::grouped::{Groups, PANEL, grouped_rows, panels};
 use super::shape::MAX_TOKENS;
-use super::{MoeError, MoeShape};
+use super::{MoeError, MoeShape, exact};
 use crate::device::{Buffer, Device};
 use crate::error::DeviceError;
 use crate::launch::Stream;
@@ -110,7 +110,7 @@ impl MoeWorkspace {
     /// What SwiGLU gave, `[slots, intermediate]`; NaN for skipped slots.
     pub fn h(&self, stream: &Stream) -> Result<Vec<f32>, DeviceError> {
         let (width, n_panels) = (self.shape.intermediate, panels(self.shape.intermediate));
-        let h = download(stream, &self.h, self.n_rows() * n_panels * PANEL)?;
+        let h = download(stream, &self.h, self.h_len())?;
         let groups = Groups::new(&self.counts(stream)?);
         self.by_slot(stream, width, |position, column| {
             let at = groups.element(position, n_panels, column)?;
@@ -129,6 +129,10 @@ impl MoeWorkspace {
         grouped_rows(self.n_slots(), self.shape.experts)
     }
 
+    fn h_len(&self) -> usize {
+        self.n_rows() * panels(self.shape.intermediate) * PANEL
+    }
+
     /// `[slots, width]` of what `value` gives for a grouped row and a column.
     fn by_slot(
         &self,
@@ -140,6 +144,53 @@ impl MoeWorkspace {
         let value = |position: i32, column| value(usize::try_from(position).ok()?, column).or(Some(f32::NAN));
         let row = |position| (0..width).map(move |column| value(position, column).unwrap_or(f32::NAN));
         Ok(positions.into_iter().flat_map(row).collect())
+    }
+}
+
+/// Puts other values in a stage's place, for the next one to read; each waits for the stream. Values of skipped slots are
+/// ignored.
+impl MoeWorkspace {
+    /// `[slots, intermediate]`, rounded to bf16.
+    pub fn set_h(&mut self, stream: &Stream, values: &[f32]) -> Result<(), MoeError> {
+        let (width, n_panels) = (self.shape.intermediate, panels(self.shape.intermediate));
+        exact("values of h", values.len(), self.n_slots() * width)?;
+        let mut h = download(stream, &self.h, self.h_len())?;
+        let groups = Groups::new(&self.counts(stream)?);
+        self.to_rows(stream, values, width, |position, column, value| {
+            if let Some(h) = groups.element(position, n_panels, column).and_then(|at| h.get_mut(at)) {
+                *h = bf16::from_f32(value);
+            }
+        })?;
+        Ok(stream.upload(&h, &mut self.h, 0)?)
+    }
+
+    /// `[slots, hidden]`
+    pub fn set_y(&mut self, stream: &Stream, values: &[f32]) -> Result<(), MoeError> {
+        let width = self.shape.hidden;
+        exact("values of y", values.len(), self.n_slots() * width)?;
+        let mut y = download(stream, &self.y, self.n_rows() * width)?;
+        self.to_rows(stream, values, width, |position, column, value| {
+            if let Some(y) = y.get_mut(position * width + column) {
+                *y = value;
+            }
+        })?;
+        Ok(stream.upload(&y, &mut self.y, 0)?)
+    }
+
+    /// `put(grouped row, column, value)` for each value `[slots, width]` of a slot that is not skipped.
+    fn to_rows(
+        &self,
+        stream: &Stream,
+        values: &[f32],
+        width: usize,
+        mut put: impl FnMut(usize, usize, f32),
+    ) -> Result<(), DeviceError> {
+        let positions = download(stream, &self.positions, self.n_slots())?;
+        for (position, row) in positions.into_iter().zip(values.chunks_exact(width)) {
+            let Ok(position) = usize::try_from(position) else { continue };
+            row.iter().enumerate().for_each(|(column, &value)| put(position, column, value));
+        }
+        Ok(())
     }
 }
 

@@ -5,8 +5,9 @@ use tessera_cuda::{
     Device, MAX_TOKENS, Moe, MoeChoice, MoeError, MoeKernel, MoeLaunched, MoeShape, MoeWeights, MoeWorkspace, Swiglu,
 };
 
-use super::layer::{Layer, Signs, shape};
-use super::rig::{CHOICES, Rig};
+use super::layer::{Layer, Routing, Signs, shape};
+use super::reference::down;
+use super::rig::{CHOICES, Rig, error};
 use crate::gpu::gpu;
 
 const SHAPE: MoeShape = MoeShape { hidden: 96, intermediate: 64, experts: 8, top_k: 4 };
@@ -159,4 +160,32 @@ fn the_kernel_that_was_asked_for_runs() {
     }
     seen.dedup();
     assert_eq!(seen, MoeKernel::ALL, "more tokens go to a later kernel, and each has its turn");
+}
+
+#[test]
+fn values_put_in_a_stages_place_are_what_the_next_one_reads() {
+    let Some(device) = gpu() else { return };
+    let rig = Rig::new(device, Layer::random(shape(96, 160, 6, 4), Signs::Both));
+    let inputs = rig.layer.inputs(11, Signs::Both).with_ids(4, |slot| slot as i32 % 7 - 1);
+    let Routing::Given { ids, weights } = &inputs.routing else { unreachable!() };
+    let mut workspace = rig.workspace(11);
+    let x = rig.buffer(&inputs.x, 96, bf16::NAN);
+    rig.moe.route_to(&rig.stream, ids, weights, &x, 11, &mut workspace).unwrap();
+    let values = |n: usize| (0..n).map(|i| (i % 97) as f32 - 48.0).collect::<Vec<_>>();
+
+    let h = values(11 * 4 * 160);
+    workspace.set_h(&rig.stream, &h).unwrap();
+    let kept = |found: Vec<f32>, width: usize| {
+        let is_kept = |(i, &found): (usize, &f32)| ids[i / width] < 0 || found == (i % 97) as f32 - 48.0;
+        assert!(found.iter().enumerate().all(is_kept));
+    };
+    kept(workspace.h(&rig.stream).unwrap(), 160);
+    rig.moe.down(&rig.stream, &rig.weights, MoeKernel::Stream, &mut workspace).unwrap();
+    let h: Vec<f64> = h.into_iter().map(f64::from).collect();
+    let y: Vec<f64> = workspace.y(&rig.stream).unwrap().into_iter().map(f64::from).collect();
+    assert!(error(&y, &down(&rig.layer, &h, ids)) < 1e-5);
+
+    workspace.set_y(&rig.stream, &values(11 * 4 * 96)).unwrap();
+    kept(workspace.y(&rig.stream).unwrap(), 96);
+    assert!(matches!(workspace.set_y(&rig.stream, &[0.0]), Err(MoeError::Length { .. })));
 }

@@ -12,8 +12,10 @@ pub const CHOICES: [MoeChoice; 4] = [
     MoeChoice::Fixed(MoeKernel::Prefill),
     MoeChoice::Auto,
 ];
-/// Of the Frobenius norm. Rounding to BF16 costs 1.7e-3 of it: each of h, y and out is rounded once after its reference.
+/// Of the Frobenius norm. Rounding to BF16 costs 1.7e-3 of it, and happens once between h or out and its reference.
 const MAX_ERROR: f64 = 3e-3;
+/// Of y, which is float32 sums; 1.8e-6 was measured for 2,880 summands.
+const MAX_SUM_ERROR: f64 = 1e-5;
 const MAX_WEIGHT_ERROR: f64 = 1e-6;
 /// Rows behind the last token, which nobody may read or write.
 const BEHIND: usize = 3;
@@ -167,9 +169,13 @@ impl Rig {
         let y: Vec<f64> = found.y.iter().map(|&y| f64::from(y)).collect();
         let out: Vec<f64> = found.out.iter().map(|out| out.to_f64()).collect();
         let expect_y = down(&self.layer, &h, &reference.ids);
-        for (stage, found, expect) in [("h", &h, &reference.h), ("y", &y, &expect_y), ("out", &out, &reference.out)] {
+        for (stage, found, expect, limit) in [
+            ("h", &h, &reference.h, MAX_ERROR),
+            ("y", &y, &expect_y, MAX_SUM_ERROR),
+            ("out", &out, &reference.out, MAX_ERROR),
+        ] {
             let error = error(found, expect);
-            assert!(error <= MAX_ERROR, "{what}: {stage} is off by {error:.2e}");
+            assert!(error <= limit, "{what}: {stage} is off by {error:.2e}");
         }
     }
 }
