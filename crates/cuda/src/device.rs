@@ -148,6 +148,11 @@ impl<T: Pod> Buffer<T> {
         Address(self.address)
     }
 
+    /// As libraries take it.
+    pub(crate) fn pointer(&self) -> *mut c_void {
+        self.address as *mut c_void
+    }
+
     /// The address of element `at`, or of the buffer's end.
     pub fn address_of(&self, at: usize) -> Result<Address, DeviceError> {
         bounds(at, 0, self.len)?;

@@ -147,7 +147,7 @@ impl Stream {
     /// Records what `queue` queues in this stream, without running it. Waiting is an error inside.
     ///
     /// The graph has the addresses of the buffers, not the buffers: keep them for as long as it is replayed.
-    pub fn capture(&self, queue: impl FnOnce() -> Result<(), DeviceError>) -> Result<Graph, DeviceError> {
+    pub fn capture<E: From<DeviceError>>(&self, queue: impl FnOnce() -> Result<(), E>) -> Result<Graph, E> {
         self.context.bind()?;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream exists.
@@ -158,11 +158,11 @@ impl Stream {
         let mut recorded = ptr::null_mut();
         // SAFETY: the stream is capturing; the driver writes one handle, null if the capture was invalid.
         let ended = check("cuStreamEndCapture", unsafe { sys::cuStreamEndCapture(self.raw.0, &mut recorded) });
-        let instantiated = queued.and(ended).and_then(|()| {
+        let instantiated = queued.and(ended.map_err(E::from)).and_then(|()| {
             let mut exec = ptr::null_mut();
             // SAFETY: the recorded graph is valid; the driver writes one handle.
             let status = unsafe { sys::cuGraphInstantiateWithFlags(&mut exec, recorded, 0) };
-            check("cuGraphInstantiate", status).map(|()| Handle(exec))
+            check("cuGraphInstantiate", status).map(|()| Handle(exec)).map_err(E::from)
         });
         if !recorded.is_null() {
             // SAFETY: ours, and not used any more: what was instantiated is a copy.

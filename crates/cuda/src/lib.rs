@@ -2,6 +2,7 @@
 
 mod ceiling;
 mod cubins;
+mod cublas;
 mod device;
 mod error;
 mod kernels;
@@ -9,7 +10,7 @@ mod launch;
 mod moe;
 pub mod pack;
 
-pub use ceiling::copy_bandwidth;
+pub use ceiling::{copy_bandwidth, matmul_rate};
 pub use cubins::{CUBINS, REPORT};
 pub use device::{Address, Buffer, Device, Memory, Pinned, Properties};
 pub use error::DeviceError;

@@ -24,6 +24,7 @@ mod memory;
 mod npy;
 mod opened;
 mod progress;
+mod random;
 mod routes;
 mod screen;
 mod session;

@@ -41,8 +41,34 @@ impl MoeWeights {
         })
     }
 
+    /// As [`MoeWeights::upload`], but every expert has the matrices of the one that is given: what a benchmark needs, whose
+    /// time goes by the bytes and not by what they say.
+    pub fn repeat(
+        device: &Device,
+        stream: &Stream,
+        shape: MoeShape,
+        gate_up: &Experts,
+        down: &Experts,
+    ) -> Result<Self, MoeError> {
+        let shape = shape.checked()?;
+        check(&GATE_UP, gate_up, 1, shape.gate_up())?;
+        check(&DOWN, down, 1, shape.down())?;
+        let repeat = |name, one, tiles| Projection::repeat(device, stream, name, one, tiles, shape.experts);
+        Ok(Self {
+            shape,
+            gate_up: repeat(GATE_UP.name, gate_up, shape.gate_up())?,
+            down: repeat(DOWN.name, down, shape.down())?,
+        })
+    }
+
     pub fn shape(&self) -> MoeShape {
         self.shape
+    }
+
+    /// Bytes that one expert's matrices and biases take.
+    pub fn expert_bytes(&self) -> usize {
+        let bytes = |p: &Projection| p.records.len() + p.bias.len() * size_of::<f32>();
+        (bytes(&self.gate_up) + bytes(&self.down)) / self.shape.experts
     }
 }
 
@@ -54,23 +80,78 @@ impl Projection {
         from: &Experts,
         tiles: Tiles,
     ) -> Result<Self, MoeError> {
+        let mut packing = Packing::new(what, from, tiles)?;
+        let mut to = Self::alloc(device, &packing, from.experts)?;
+        for e in 0..from.experts {
+            packing.pack(e)?;
+            to.put(stream, e, &packing)?;
+        }
+        Ok(to)
+    }
+
+    /// Packs the one expert of `from` once.
+    fn repeat(
+        device: &Device,
+        stream: &Stream,
+        what: &'static str,
+        from: &Experts,
+        tiles: Tiles,
+        experts: usize,
+    ) -> Result<Self, MoeError> {
+        let mut packing = Packing::new(what, from, tiles)?;
+        packing.pack(0)?;
+        let mut to = Self::alloc(device, &packing, experts)?;
+        for e in 0..experts {
+            to.put(stream, e, &packing)?;
+        }
+        Ok(to)
+    }
+
+    fn alloc(device: &Device, packing: &Packing, experts: usize) -> Result<Self, MoeError> {
+        Ok(Self {
+            records: device.alloc(experts * packing.records.len())?,
+            bias: device.alloc(experts * packing.bias.len())?,
+            weight_scale: packing.shift.factor(),
+        })
+    }
+
+    /// What was packed last, as expert `e`.
+    fn put(&mut self, stream: &Stream, e: usize, packing: &Packing) -> Result<(), MoeError> {
+        stream.upload(&packing.records, &mut self.records, e * packing.records.len())?;
+        Ok(stream.upload(&packing.bias, &mut self.bias, e * packing.bias.len())?)
+    }
+}
+
+/// Packs expert after expert of a projection into the same memory.
+struct Packing<'a> {
+    what: &'static str,
+    from: &'a Experts<'a>,
+    tiles: Tiles,
+    shape: Shape,
+    shift: ScaleShift,
+    records: Vec<u8>,
+    bias: Vec<f32>,
+}
+
+impl<'a> Packing<'a> {
+    fn new(what: &'static str, from: &'a Experts<'a>, tiles: Tiles) -> Result<Self, MoeError> {
         let pack = |source| MoeError::Pack { what, source };
         let shape = Shape::new(tiles.rows, tiles.cols).map_err(pack)?;
         let shift = ScaleShift::of(from.scales, shape.blocks()).map_err(pack)?;
-        let (n_codes, n_scales) = (tiles.rows * tiles.cols / 2, tiles.rows * shape.blocks());
-        let mut records = device.alloc(from.experts * shape.packed_bytes())?;
-        let mut bias = device.alloc(from.experts * tiles.strips * TILE_ROWS)?;
-        let mut packed = vec![0; shape.packed_bytes()];
-        for e in 0..from.experts {
-            let blocks = &from.blocks[e * n_codes..][..n_codes];
-            let scales = &from.scales[e * n_scales..][..n_scales];
-            let matrix = Matrix::new(blocks, scales, shape).map_err(pack)?;
-            Packer::new(matrix, tiles.order, shift).map_err(pack)?.pack(&mut packed);
-            stream.upload(&packed, &mut records, e * shape.packed_bytes())?;
-            let row_bias = packed_bias(&from.bias[e * tiles.rows..][..tiles.rows], tiles);
-            stream.upload(&row_bias, &mut bias, e * tiles.strips * TILE_ROWS)?;
-        }
-        Ok(Self { records, bias, weight_scale: shift.factor() })
+        let (records, bias) = (vec![0; shape.packed_bytes()], vec![0.0; tiles.strips * TILE_ROWS]);
+        Ok(Self { what, from, tiles, shape, shift, records, bias })
+    }
+
+    fn pack(&mut self, e: usize) -> Result<(), MoeError> {
+        let pack = |source| MoeError::Pack { what: self.what, source };
+        let (from, tiles, n_rows) = (self.from, self.tiles, self.tiles.rows);
+        let (n_codes, n_scales) = (n_rows * tiles.cols / 2, n_rows * self.shape.blocks());
+        let blocks = &from.blocks[e * n_codes..][..n_codes];
+        let scales = &from.scales[e * n_scales..][..n_scales];
+        let matrix = Matrix::new(blocks, scales, self.shape).map_err(pack)?;
+        Packer::new(matrix, tiles.order, self.shift).map_err(pack)?.pack(&mut self.records);
+        self.bias = packed_bias(&from.bias[e * n_rows..][..n_rows], tiles);
+        Ok(())
     }
 }
 

@@ -14,6 +14,8 @@ use crate::args::ModelName;
 use crate::memory;
 use crate::opened::{self, Opened};
 
+mod moe;
+
 /// Tokens that one step takes, as in `generate`.
 const STEP_TOKENS: usize = 512;
 
@@ -26,8 +28,12 @@ const STEP_TOKENS: usize = 512;
   tessera bench openai/gpt-oss-20b
   tessera bench -p 128 -n 64                                  the demo model
   tessera bench /data/gpt-oss-20b -p 128,512 -n 64 -r 5 --json
-  tessera bench /data/gpt-oss-20b -p 0 -n 32 --depth 8192     decode after 8,192 tokens")]
+  tessera bench /data/gpt-oss-20b -p 0 -n 32 --depth 8192     decode after 8,192 tokens
+  tessera bench moe --plot roofline.svg                       the experts alone, on the GPU")]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
+    #[command(subcommand)]
+    part: Option<Part>,
     #[command(flatten)]
     model: ModelName,
     /// Prompt lengths to measure; 0 for none
@@ -51,6 +57,12 @@ pub struct Args {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+}
+
+/// A part of the model by itself.
+#[derive(clap::Subcommand)]
+enum Part {
+    Moe(moe::Args),
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -84,6 +96,13 @@ struct Test {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
+    match args.part {
+        Some(Part::Moe(args)) => moe::run(args),
+        None => run_model(args),
+    }
+}
+
+fn run_model(args: Args) -> anyhow::Result<()> {
     let options = options(&args)?;
     let Opened { name, checkpoint, .. } = opened::without_tokenizer(args.model.get())?;
     let mut report = Report {

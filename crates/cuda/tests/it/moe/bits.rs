@@ -136,14 +136,12 @@ fn in_graphs() {
             rig.moe.forward(&rig.stream, &rig.weights, &logits, &x, n_tokens, choice, workspace, &mut out)
         };
         // Twice: the second run overwrites what the first reads, unless it waits.
-        let graph = rig.stream.capture(|| match forward().and_then(|_| forward()) {
-            Err(MoeError::Device(error)) => Err(error),
-            launched => {
-                assert!(launched.unwrap().is_some());
-                Ok(())
-            }
-        });
-        let graph = graph.unwrap();
+        let twice = || {
+            let launched = [forward()?, forward()?];
+            assert!(launched.iter().all(Option::is_some));
+            Ok::<_, MoeError>(())
+        };
+        let graph = rig.stream.capture(twice).unwrap();
         for _ in 0..5 {
             rig.stream.replay(&graph).unwrap();
         }
