@@ -8,6 +8,7 @@ mod kernels;
 mod launch;
 mod moe;
 pub mod pack;
+pub mod probe;
 
 pub use ceiling::copy_bandwidth;
 pub use cubins::{CUBINS, REPORT};
