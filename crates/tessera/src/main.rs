@@ -23,6 +23,7 @@ mod logits;
 mod memory;
 mod npy;
 mod opened;
+mod probe;
 mod progress;
 mod routes;
 mod screen;
@@ -62,6 +63,7 @@ enum Command {
     Bench(bench::Args),
     Eval(eval::Args),
     Layout(layout::Args),
+    Probe(probe::Args),
     Completions(CompletionsArgs),
 }
 
@@ -98,6 +100,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Layout(args) => layout::run(args),
+        Command::Probe(args) => probe::run(args),
         Command::Completions(args) => completions(args.shell),
     }
 }
