@@ -9,6 +9,7 @@ mod kernels;
 mod launch;
 mod moe;
 pub mod pack;
+pub mod probe;
 
 pub use ceiling::{copy_bandwidth, matmul_rate};
 pub use cubins::{CUBINS, REPORT};

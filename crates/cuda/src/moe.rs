@@ -64,6 +64,11 @@ impl Moe {
         Ok(Self { shape, swiglu, route: RouteKernels::load(device)?, gemm: GemmKernels::load(device)? })
     }
 
+    /// From now on so many blocks share a matrix product, instead of one per multiprocessor.
+    pub(crate) fn set_blocks(&mut self, n_blocks: u32) {
+        self.gemm.set_blocks(n_blocks);
+    }
+
     /// All stages: `logits` `[tokens, experts]` and `x` `[tokens, hidden]` to `out` `[tokens, hidden]`, whose other rows stay
     /// as they are. None ran without tokens.
     pub fn forward(

@@ -23,6 +23,7 @@ mod logits;
 mod memory;
 mod npy;
 mod opened;
+mod probe;
 mod progress;
 mod random;
 mod routes;
@@ -63,6 +64,7 @@ enum Command {
     Bench(bench::Args),
     Eval(eval::Args),
     Layout(layout::Args),
+    Probe(probe::Args),
     Completions(CompletionsArgs),
 }
 
@@ -99,6 +101,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Layout(args) => layout::run(args),
+        Command::Probe(args) => probe::run(args),
         Command::Completions(args) => completions(args.shell),
     }
 }

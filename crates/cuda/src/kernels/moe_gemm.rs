@@ -59,6 +59,11 @@ impl MoeKernel {
             Self::Prefill
         }
     }
+
+    /// The most tokens of one product.
+    pub(crate) fn max_tokens(self) -> usize {
+        BODIES[self as usize].max_tokens
+    }
 }
 
 impl Body {
@@ -115,6 +120,13 @@ impl GemmKernels {
             Ok::<_, DeviceError>([load(stream)?, load(mid)?, load(prefill)?])
         };
         Ok(Self { gate_up: all(|body| body.gate_up)?, down: all(|body| body.down)? })
+    }
+
+    /// From now on so many blocks share the tiles, instead of one per multiprocessor. No bit of the result depends on it.
+    pub fn set_blocks(&mut self, n_blocks: u32) {
+        for gemm in self.gate_up.iter_mut().chain(&mut self.down) {
+            gemm.launch.grid = [n_blocks, 1, 1];
+        }
     }
 
     /// The name of the kernel that was launched; so does `down`.

@@ -1,3 +1,5 @@
+use std::iter::repeat_n;
+
 use half::bf16;
 
 use super::grouped::{Groups, PANEL, grouped_rows, panels};
@@ -156,7 +158,11 @@ impl MoeWorkspace {
         exact("values of h", values.len(), self.n_slots() * width)?;
         let mut h = download(stream, &self.h, self.h_len())?;
         let groups = Groups::new(&self.counts(stream)?);
-        self.to_rows(stream, values, width, |position, column, value| {
+        // The padding of a row meets weights of 0, which make NaN of what is not finite.
+        let padding = n_panels * PANEL - width;
+        let rows = values.chunks_exact(width);
+        let padded: Vec<f32> = rows.flat_map(|row| row.iter().copied().chain(repeat_n(0.0, padding))).collect();
+        self.to_rows(stream, &padded, width + padding, |position, column, value| {
             if let Some(h) = groups.element(position, n_panels, column).and_then(|at| h.get_mut(at)) {
                 *h = bf16::from_f32(value);
             }

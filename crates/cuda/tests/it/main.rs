@@ -6,6 +6,7 @@ mod gpu;
 mod moe;
 mod pack;
 mod probe;
+mod probes;
 mod random;
 mod triton;
 mod values;

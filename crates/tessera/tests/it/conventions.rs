@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::runner::{Model, finish, interrupt, read_json, run, tessera, wait};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "generate",
     "chat",
     "inspect",
@@ -17,6 +17,7 @@ const COMMANDS: [&str; 12] = [
     "eval",
     "routes",
     "layout",
+    "probe",
     "completions",
 ];
 

@@ -13,6 +13,7 @@ mod hub_server;
 mod inspect;
 mod layout;
 mod logits;
+mod probe;
 mod routes;
 mod synth;
 mod verify;
