@@ -64,6 +64,14 @@ pub struct SamplingArgs {
     pub seed: Option<u64>,
 }
 
+/// What computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    Cpu,
+    /// An NVIDIA GPU: H100 or H200
+    Cuda,
+}
+
 /// Which of the experts' matrix products run on a GPU: they differ in speed, and in no bit of the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum MoeKernelArg {

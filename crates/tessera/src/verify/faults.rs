@@ -3,12 +3,13 @@
 use half::bf16;
 use tessera_cpu::Isa;
 use tessera_model::checkpoint::Checkpoint;
-use tessera_model::{Batch, Executor, LayerType, StepError, Token, Trace};
+use tessera_model::{Batch, Executor, LayerType, Limits, StepError, Token, Trace};
 
+use super::moe::SyntheticMoe;
 use super::*;
 
 /// A copy that tests may alter; the few kilobytes are never given back.
-fn owned<'a, T: Copy>(values: &[T]) -> &'a mut [T] {
+pub fn owned<'a, T: Copy>(values: &[T]) -> &'a mut [T] {
     values.to_vec().leak()
 }
 
@@ -36,14 +37,15 @@ fn compare_executors(
 ) -> anyhow::Result<Record> {
     let lockstep = Lockstep {
         steps,
-        steer: &|_, site, _, values| probe::round_operands(site, values),
+        steer: &|_, site, _, values| probe::round_operands(Device::Cpu, site, values),
         judges: &|_| true,
+        standard: &|stage| measure::standard(Device::Cpu, stage),
         first_layer: 0,
         progress: &|_| (),
     };
     let mut record = Record::default();
     let mut oracle = OracleExecutor::new(oracle.0, oracle.1, limits, 2);
-    lockstep.run(&mut oracle, fast, &mut record)?;
+    lockstep.run(&mut oracle, &mut traced(fast), &mut record)?;
     Ok(record)
 }
 
@@ -105,26 +107,25 @@ fn one_nibble_of_a_wide_layer() {
         Config { hidden_size: 2880, intermediate_size: 2880, num_hidden_layers: 1, ..checkpoint.config().clone() };
     let synthetic = SyntheticMoe::new(&config, 3);
     let attention = WideAttention::new(&config);
-    let weights = attention.weights(&config, |layer| synthetic.layer(layer));
+    let one = attention.weights(&config, |layer| synthetic.layer(layer));
+    let weights = Weights { layers: vec![one.layers[0]; 8], ..one };
     let blocks = owned(weights.layers[0].gate_up.blocks);
     let at = (3 * 5760 + 1234) * 1440 + 77; // expert 3, row 1234
     // 0.5 and 0 are one step apart, as are 0.5 and 1.
     blocks[at] ^= 1;
     let mut faulty = weights.clone();
-    faulty.layers[0].gate_up.blocks = blocks;
-    let judge = |weights: &Weights| {
-        let Probe { steps, limits } = moe::probe(&config);
-        let lockstep = Lockstep {
-            steps: &steps,
-            steer: &|step, site, width, values| moe::steer(&config, step, site, width, values),
-            judges: &moe::judges,
-            first_layer: 7,
-            progress: &|_| (),
-        };
-        let mut oracle = OracleExecutor::new(&config, attention.weights(&config, |l| synthetic.layer(l)), limits, 2);
-        let mut fast = CpuExecutor::new(&config, weights.clone(), limits, options(Isa::detect()));
+    faulty.layers[7].gate_up.blocks = blocks;
+    let probe = moe::probe(&config);
+    let layers = Layers {
+        config: &config,
+        probe: &probe,
+        filter: Filter::default(),
+        options: options(Isa::detect()),
+        progress: &|_| (),
+    };
+    let judge = |judged: &Weights| {
         let mut record = Record::default();
-        lockstep.run(&mut oracle, &mut fast, &mut record).expect("comparable");
+        layers.judge(7, &weights, judged.layers[7], &mut Fast::Cpu, &mut record).expect("comparable");
         record
     };
     let sound = judge(&weights);

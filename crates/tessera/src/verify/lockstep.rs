@@ -1,4 +1,4 @@
-//! Two executors in lockstep: the oracle's values of every stage are sent to the fast path, judged there, and put in
+//! Oracle and fast path in lockstep: the oracle's values of every stage are sent to the fast path, judged there, and put in
 //! place of its own. Every stage is so judged by itself, errors do not add up, and memory stays constant.
 
 use std::collections::BTreeSet;
@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use anyhow::{Context, bail};
 use tessera_model::{Batch, Executor, Site, Stage, Trace};
 
-use super::measure::{Finding, Kind, Measure, measure, tolerance};
+use super::measure::{Finding, Kind, Measure, Standard, measure};
 
 /// Stages that the oracle may be ahead; each holds one stage's values.
 const STAGES_AHEAD: usize = 1;
@@ -29,11 +29,20 @@ pub struct Filter {
     pub stage: Option<Stage>,
 }
 
-/// How to run two executors against each other.
+/// Runs a batch on the fast path, and shows the stages that the oracle shows.
+pub type Traced<'a> = dyn FnMut(&Batch, &mut dyn Trace) -> anyhow::Result<()> + 'a;
+
+/// An executor as the fast path.
+pub fn traced(executor: &mut dyn Executor) -> impl FnMut(&Batch, &mut dyn Trace) -> anyhow::Result<()> {
+    |batch, trace| Ok(executor.step_traced(batch, trace).map(drop)?)
+}
+
+/// How to run the two against each other.
 pub struct Lockstep<'a> {
     pub steps: &'a [Step],
     pub steer: &'a Steer<'a>,
     pub judges: &'a (dyn Fn(Site) -> bool + Sync),
+    pub standard: &'a dyn Fn(Stage) -> Standard,
     /// The layer of the checkpoint that the executors call layer 0.
     pub first_layer: usize,
     pub progress: &'a dyn Fn(Site),
@@ -58,13 +67,12 @@ impl Filter {
 
 impl Record {
     fn add(&mut self, site: Site, measured: Measure) {
-        let tolerance = tolerance(site.stage);
         if let Some(place) = measured.not_finite.clone() {
             let finding = Finding { site, place, kind: Kind::NotFinite };
             self.first_failure.get_or_insert(finding.clone());
             self.first_not_finite.get_or_insert(finding);
-        } else if measured.max_relative > tolerance {
-            let kind = Kind::Differs { relative: measured.max_relative, tolerance };
+        } else if measured.fails() {
+            let kind = Kind::Differs { relative: measured.max_relative, tolerance: measured.tolerance };
             self.first_failure.get_or_insert(Finding { site, place: measured.worst.clone(), kind });
         }
         match self.sites.iter_mut().find(|(s, _)| *s == site) {
@@ -77,7 +85,7 @@ impl Record {
 impl Lockstep<'_> {
     /// Runs all steps on both, and adds what is seen to `record`. Both must have been built alike: same configuration,
     /// pools and step size.
-    pub fn run(&self, oracle: &mut dyn Executor, fast: &mut dyn Executor, record: &mut Record) -> anyhow::Result<()> {
+    pub fn run(&self, oracle: &mut dyn Executor, fast: &mut Traced, record: &mut Record) -> anyhow::Result<()> {
         (0..self.steps.len()).try_for_each(|index| {
             self.run_step(index, oracle, fast, record).with_context(|| format!("step {}", self.steps[index].label))
         })
@@ -87,7 +95,7 @@ impl Lockstep<'_> {
         &self,
         index: usize,
         oracle: &mut dyn Executor,
-        fast: &mut dyn Executor,
+        fast: &mut Traced,
         record: &mut Record,
     ) -> anyhow::Result<()> {
         let step = &self.steps[index];
@@ -96,7 +104,7 @@ impl Lockstep<'_> {
             let mut teller = Teller { index, steer: self.steer, sender };
             let oracle = scope.spawn(move || oracle.step_traced(&step.batch, &mut teller).map(drop));
             let mut judge = Judge { lockstep: self, label: &step.label, receiver, record, state: State::default() };
-            let fast = fast.step_traced(&step.batch, &mut judge);
+            let fast = fast(&step.batch, &mut judge);
             let lost = judge.finish();
             let oracle = oracle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             oracle.context("the oracle failed")?;
@@ -194,7 +202,7 @@ impl Judge<'_, '_> {
         }
         let adds = matches!(site.stage, Stage::AttnOut | Stage::Combine);
         let base = if adds { self.state.residual.as_slice() } else { &[] };
-        let mut measured = measure(values, expected, base, width);
+        let mut measured = measure(values, expected, base, width, (self.lockstep.standard)(site.stage));
         let expert = |row| self.expert(site.stage, row);
         for place in [Some(&mut measured.worst), measured.not_finite.as_mut()].into_iter().flatten() {
             (place.step, place.expert) = (self.label.into(), expert(place.row));

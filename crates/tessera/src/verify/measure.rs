@@ -2,7 +2,10 @@
 
 use std::fmt;
 
+use half::bf16;
 use tessera_model::{Site, Stage};
+
+use crate::args::Device;
 
 /// How far the fast path's values were from the oracle's.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +20,8 @@ pub struct Measure {
     /// Where `max_relative` was.
     pub worst: Place,
     pub not_finite: Option<Place>,
+    /// What `max_relative` may be.
+    pub tolerance: f32,
 }
 
 /// One value of one stage.
@@ -44,11 +49,34 @@ pub enum Kind {
     Differs { relative: f32, tolerance: f32 },
 }
 
-/// Largest error that a stage may show, relative to the scale that [`measure`] uses: about ten times the largest that
-/// was measured with AVX-512 on `fixtures/parity` and on a synthetic checkpoint of gpt-oss-20b's shapes (in brackets).
+/// How a stage is judged.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Standard {
+    /// Largest error that the stage may show, relative to the scale that [`measure`] uses.
+    pub tolerance: f32,
+    pub rounding: Rounding,
+}
+
+/// What the fast path rounds a stage's result to, by its nature: such rounding is no error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounding {
+    Float32,
+    /// Of what the stage itself computed, without the residual stream that it is added to.
+    Bf16,
+}
+
+pub fn standard(device: Device, stage: Stage) -> Standard {
+    match device {
+        Device::Cpu => Standard { tolerance: cpu_tolerance(stage), rounding: Rounding::Float32 },
+        Device::Cuda => cuda_standard(stage),
+    }
+}
+
+/// About ten times the largest error that was measured with AVX-512 on `fixtures/parity` and on a synthetic checkpoint of
+/// gpt-oss-20b's shapes (in brackets).
 ///
 /// One step of one MXFP4 code moves a sum over 2,880 terms by 4e-3 of its row's rms.
-pub fn tolerance(stage: Stage) -> f32 {
+fn cpu_tolerance(stage: Stage) -> f32 {
     match stage {
         Stage::Embed => 0.0,                                                // [0]
         Stage::AttnNorm | Stage::MlpNorm | Stage::FinalNorm => 1e-5,        // [0]
@@ -59,6 +87,31 @@ pub fn tolerance(stage: Stage) -> f32 {
     }
 }
 
+/// The GPU's stages that are not the CPU's.
+fn cuda_standard(stage: Stage) -> Standard {
+    let (tolerance, rounding) = match stage {
+        Stage::Swiglu => (1e-3, Rounding::Bf16),
+        Stage::Down => (2e-4, Rounding::Float32),
+        Stage::Combine => (3e-4, Rounding::Bf16),
+        other => (cpu_tolerance(other), Rounding::Float32),
+    };
+    Standard { tolerance, rounding }
+}
+
+impl Rounding {
+    /// How far a number may be from `value`, which was rounded, for that reason alone.
+    fn slack(self, value: f32) -> f32 {
+        match self {
+            Rounding::Float32 => 0.0,
+            Rounding::Bf16 => {
+                // Half the distance to the next bf16 away from zero: 2^-8 of the power of two at or below.
+                let exponent = bf16::from_f32(value).to_f32().to_bits() & 0x7f80_0000;
+                f32::from_bits(exponent).max(f32::MIN_POSITIVE) / 256.0
+            }
+        }
+    }
+}
+
 /// A residual of 256 times a row's rms counts as much as the row itself: adding to it in float32 costs
 /// 2^-24 of it, which the tolerance must not see.
 const RESIDUAL_WEIGHT: f32 = 1.0 / 256.0;
@@ -66,9 +119,10 @@ const RESIDUAL_WEIGHT: f32 = 1.0 / 256.0;
 /// Compares `values` with `expected`, `[rows, width]`.
 ///
 /// An error's scale is the larger of the expected value and its row's rms, both without `base`: the residual stream that
-/// the stage added to (empty if it did not), which would otherwise hide what the stage itself computed.
-pub fn measure(values: &[f32], expected: &[f32], base: &[f32], width: usize) -> Measure {
-    let mut m = Measure { count: values.len(), ..Measure::default() };
+/// the stage added to (empty if it did not), which would otherwise hide what the stage itself computed. What may come from
+/// the stage's rounding is no error.
+pub fn measure(values: &[f32], expected: &[f32], base: &[f32], width: usize, standard: Standard) -> Measure {
+    let mut m = Measure { count: values.len(), tolerance: standard.tolerance, ..Measure::default() };
     let mut added = vec![0f32; width];
     for (row, (values, expected)) in values.chunks_exact(width).zip(expected.chunks_exact(width)).enumerate() {
         added.copy_from_slice(expected);
@@ -83,7 +137,9 @@ pub fn measure(values: &[f32], expected: &[f32], base: &[f32], width: usize) -> 
                 m.not_finite.get_or_insert_with(place);
                 continue;
             }
-            let error = (values[column] - expected[column]).abs();
+            let own = values[column] - base.map_or(0.0, |base| base[column]);
+            let slack = standard.rounding.slack(own);
+            let error = ((values[column] - expected[column]).abs() - slack).max(0.0);
             m.square_error += f64::from(error).powi(2);
             m.max_abs = m.max_abs.max(error);
             let scale = rms.max(added[column].abs()).max(expected[column].abs() * RESIDUAL_WEIGHT);
@@ -111,6 +167,11 @@ impl Measure {
             (self.max_relative, self.worst) = (other.max_relative, other.worst);
         }
         self.not_finite = self.not_finite.take().or(other.not_finite);
+        self.tolerance = other.tolerance;
+    }
+
+    pub fn fails(&self) -> bool {
+        self.not_finite.is_some() || self.max_relative > self.tolerance
     }
 }
 

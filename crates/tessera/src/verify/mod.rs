@@ -5,26 +5,30 @@ use std::io::Write;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use indicatif::{ProgressBar, ProgressStyle};
 use tessera_cpu::{CpuExecutor, CpuOptions, OracleExecutor};
-use tessera_model::{Config, Limits, Site, Stage, Weights};
+use tessera_model::{Config, Site, Stage, Weights};
 
-use crate::args::at_least_one;
+use crate::args::{Device, MoeKernelArg, at_least_one};
 use crate::opened;
 
-use lockstep::{Filter, Lockstep, Record};
-use moe::SyntheticMoe;
+use cuda::Gpu;
+use lockstep::{Filter, Lockstep, Record, traced};
+use moe::{Fast, Layers};
 use probe::Probe;
-use report::{Report, Section};
+use report::{FastPath, Report, Section};
 
+mod cuda;
 #[cfg(test)]
 mod faults;
 mod lockstep;
 mod measure;
 mod moe;
+#[cfg(test)]
+mod moe_faults;
+#[cfg(test)]
+mod on_the_gpu;
 mod probe;
 mod report;
-
-/// Seed of the weights of `--moe-only`'s synthetic layer.
-const SYNTHETIC_SEED: u64 = 17;
+mod slots;
 
 /// Check a checkpoint's files, then compare every layer and stage of the fast path with the float32 oracle
 ///
@@ -36,6 +40,9 @@ const SYNTHETIC_SEED: u64 = 17;
   tessera verify demo                            the built-in model, in seconds
   tessera verify DIR --layer 3 --stage gate_up   one stage of one layer
   tessera verify DIR --moe-only                  every expert of every layer, without attention
+  tessera verify DIR --moe-only --device cuda    the same on the GPU
+  tessera verify DIR --moe-only --device cuda --moe-kernel prefill
+                                                 with one of its kernels
   tessera verify DIR --json | jq .first_failure")]
 pub struct Args {
     /// Checkpoint folder, .safetensors file, index, hub id or demo
@@ -50,6 +57,12 @@ pub struct Args {
     /// with random ones, which tells a broken checkpoint from a broken program
     #[arg(long)]
     moe_only: bool,
+    /// What to judge: the CPU's fast path, or with --moe-only the experts on an NVIDIA GPU
+    #[arg(long, value_enum, default_value_t = Device::Cpu)]
+    device: Device,
+    /// Which of the GPU's matrix products to judge; with --device cuda [default: auto]
+    #[arg(long, value_enum)]
+    moe_kernel: Option<MoeKernelArg>,
     /// Tokens of the probe prompt [default: past the sliding window, if that takes minutes at most]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     tokens: Option<usize>,
@@ -70,8 +83,54 @@ fn stage_parser() -> impl TypedValueParser<Value = Stage> {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
+    check_flags(&args);
+    // First: that there is no GPU should not be said after minutes of download.
+    let device = (args.device == Device::Cuda).then(tessera_cuda::Device::open).transpose()?;
     let checkpoint = opened::without_tokenizer(Some(&args.model))?.checkpoint;
     let (config, weights) = (checkpoint.config(), checkpoint.weights());
+    check_room(&args, config)?;
+    let mut options = CpuOptions::default();
+    options.threads = args.threads.unwrap_or(options.threads);
+    let filter = Filter { layer: args.layer, stage: args.stage };
+    let kernel = args.moe_kernel.unwrap_or(MoeKernelArg::Auto);
+    let open = |device| Gpu::new(device, config, moe::probe(config).limits.max_step_tokens, kernel.into());
+    let mut gpu = device.map(open).transpose()?;
+    let sections = match (&mut gpu, args.moe_only) {
+        (Some(gpu), _) => moe_sections(config, &weights, filter, options, Fast::Cuda(gpu))?,
+        (None, true) => moe_sections(config, &weights, filter, options, Fast::Cpu)?,
+        (None, false) => vec![whole_model(config, weights, filter, options, &args)?],
+    };
+    checkpoint.still_unchanged()?;
+    let fast = match &gpu {
+        Some(gpu) => FastPath::Cuda { name: gpu.name(), kernel, launched: gpu.launched() },
+        None => FastPath::Cpu(options),
+    };
+    let report = Report { model: &args.model, checkpoint: &checkpoint, fast, filter, sections };
+    let text = if args.json { format!("{:#}\n", report.json()) } else { report.to_string() };
+    let shown = std::io::stdout().write_all(text.as_bytes());
+    // A reader that has closed the pipe must not turn a failure into success.
+    report.verdict()?;
+    Ok(shown?)
+}
+
+/// Ends the program where flags do not go together.
+fn check_flags(args: &Args) {
+    let wrong = |message: &str| crate::usage_error("verify", message);
+    match (args.device, args.moe_only, args.moe_kernel, args.stage) {
+        (Device::Cpu, _, Some(_), _) => wrong("--moe-kernel is about the GPU: it needs --device cuda --moe-only"),
+        (Device::Cuda, false, ..) => {
+            wrong("--device cuda needs --moe-only: the experts run on the GPU, the whole model runs on the CPU alone")
+        }
+        (Device::Cuda, true, _, Some(stage)) if !cuda::judges(stage) => wrong(&format!(
+            "--stage {stage} is not judged with --device cuda: route, swiglu (gate_up is part of its kernel), down and \
+             combine are"
+        )),
+        _ => (),
+    }
+}
+
+/// Whether the model has the layer and the positions that are asked for.
+fn check_room(args: &Args, config: &Config) -> anyhow::Result<()> {
     if let Some(layer) = args.layer.filter(|&l| l >= config.num_hidden_layers) {
         anyhow::bail!("--layer {layer}: the model has layers 0 to {}", config.num_hidden_layers - 1);
     }
@@ -82,39 +141,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             args.decode
         );
     }
-    let mut options = CpuOptions::default();
-    options.threads = args.threads.unwrap_or(options.threads);
-    let filter = Filter { layer: args.layer, stage: args.stage };
-    let sections = match args.moe_only {
-        true => moe_sections(config, &weights, filter, options)?,
-        false => vec![whole_model(config, weights, filter, options, &args)?],
-    };
-    checkpoint.still_unchanged()?;
-    let report = Report { model: &args.model, checkpoint: &checkpoint, options, filter, sections };
-    let text = if args.json { format!("{:#}\n", report.json()) } else { report.to_string() };
-    let shown = std::io::stdout().write_all(text.as_bytes());
-    // A reader that has closed the pipe must not turn a failure into success.
-    report.verdict()?;
-    Ok(shown?)
-}
-
-/// Both executors over one probe, built alike.
-pub struct Pair<'a> {
-    oracle: OracleExecutor<'a>,
-    fast: CpuExecutor<'a>,
-}
-
-impl<'a> Pair<'a> {
-    fn new(config: &Config, weights: &Weights<'a>, limits: Limits, options: CpuOptions) -> Self {
-        Self {
-            oracle: OracleExecutor::new(config, weights.clone(), limits, options.threads),
-            fast: CpuExecutor::new(config, weights.clone(), limits, options),
-        }
-    }
-
-    fn run(&mut self, lockstep: &Lockstep, record: &mut Record) -> anyhow::Result<()> {
-        lockstep.run(&mut self.oracle, &mut self.fast, record)
-    }
+    Ok(())
 }
 
 /// The forward pass from embedding to logits, or to the layer that is asked for.
@@ -139,13 +166,16 @@ fn whole_model(
     let bar = bar(steps.len() * config.num_hidden_layers);
     let lockstep = Lockstep {
         steps: &steps,
-        steer: &|_, site, _, values| probe::round_operands(site, values),
+        steer: &|_, site, _, values| probe::round_operands(Device::Cpu, site, values),
         judges: &|site| filter.judges(site),
+        standard: &|stage| measure::standard(Device::Cpu, stage),
         first_layer: 0,
         progress: &|site| advance(&bar, site),
     };
     let mut record = Record::default();
-    Pair::new(&config, &weights, limits, options).run(&lockstep, &mut record)?;
+    let mut oracle = OracleExecutor::new(&config, weights.clone(), limits, options.threads);
+    let mut fast = CpuExecutor::new(&config, weights, limits, options);
+    lockstep.run(&mut oracle, &mut traced(&mut fast), &mut record)?;
     bar.finish_and_clear();
     let probe = format!(
         "a prompt of {prompt} tokens in chunks, {decode} decoded one by one, one beside another sequence's prompt;\n\
@@ -156,47 +186,21 @@ fn whole_model(
     Ok(Section { name: "model", probe, layers: config.num_hidden_layers, record })
 }
 
-/// Each layer's mixture of experts with the checkpoint's weights, then one with random weights.
+/// Each layer's mixture of experts by itself.
 fn moe_sections(
     config: &Config,
     weights: &Weights,
     filter: Filter,
     options: CpuOptions,
+    fast: Fast,
 ) -> anyhow::Result<Vec<Section>> {
-    let Probe { steps, limits } = moe::probe(config);
-    let layers: Vec<usize> =
-        (0..config.num_hidden_layers).filter(|&l| filter.layer.is_none_or(|only| only == l)).collect();
-    let bar = bar(steps.len() * (layers.len() + 1));
-    let judge = |weights: &Weights, layer: usize, filter: Filter, record: &mut Record| {
-        let (config, weights) = moe::single_layer(config, weights, weights.layers[layer]);
-        let lockstep = Lockstep {
-            steps: &steps,
-            steer: &|step, site, width, values| moe::steer(&config, step, site, width, values),
-            judges: &|site| moe::judges(site) && filter.judges(site),
-            first_layer: layer,
-            progress: &|site| advance(&bar, site),
-        };
-        Pair::new(&config, &weights, limits, options).run(&lockstep, record)
-    };
-
-    let mut real = Record::default();
-    for &layer in &layers {
-        judge(weights, layer, filter, &mut real)?;
-    }
-    let mut random = Record::default();
-    let synthetic = SyntheticMoe::new(config, SYNTHETIC_SEED);
-    let layer = synthetic.layer(weights.layers[0]);
-    judge(&Weights { layers: vec![layer], ..weights.clone() }, 0, Filter { layer: None, ..filter }, &mut random)?;
+    let probe = moe::probe(config);
+    let bar = bar(0);
+    let layers = Layers { config, probe: &probe, filter, options, progress: &|site| advance(&bar, site) };
+    bar.set_length((probe.steps.len() * (layers.layers().len() + 1)) as u64);
+    let sections = layers.sections(weights, fast)?;
     bar.finish_and_clear();
-    let probe = format!(
-        "synthetic activations of {} tokens sent to all experts in turn, then {} single ones",
-        steps[0].batch.tokens.len(),
-        steps.len() - 1
-    );
-    Ok(vec![
-        Section { name: "checkpoint's weights", probe: probe.clone(), layers: layers.len(), record: real },
-        Section { name: "random weights", probe, layers: 1, record: random },
-    ])
+    Ok(sections)
 }
 
 /// Counts layers; hidden where stderr is no terminal.

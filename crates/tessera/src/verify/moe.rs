@@ -1,13 +1,21 @@
 //! Each mixture of experts by itself: synthetic activations, forced routing, so that every expert is visited.
 
 use half::bf16;
+use tessera_cpu::{CpuExecutor, CpuOptions, OracleExecutor};
 use tessera_model::mxfp4::BLOCK;
 use tessera_model::{
-    Batch, BlockTables, Config, Experts, LayerWeights, Limits, Linear, Matrix, Row, Site, Stage, Weights,
+    Batch, BlockTables, Config, Experts, LayerWeights, Limits, Linear, Matrix, Row, Site, Stage, Trace, Weights,
 };
 
-use super::lockstep::Step;
+use super::cuda::{self, Gpu};
+use super::lockstep::{Filter, Lockstep, Record, Step, Traced, traced};
+use super::measure::standard;
 use super::probe::{Probe, normal, random, round_operands};
+use super::report::Section;
+use crate::args::Device;
+
+/// Seed of the synthetic layer's weights.
+const SYNTHETIC_SEED: u64 = 17;
 
 /// Tokens that every expert gets in the first step.
 const TOKENS_PER_EXPERT: usize = 8;
@@ -17,6 +25,99 @@ const OUTLIER_EVERY: usize = 97;
 const OUTLIER: f32 = 20.0;
 /// Far below every router logit.
 const NOT_CHOSEN: f32 = -1e30;
+
+/// What is held against the oracle.
+pub enum Fast<'a> {
+    Cpu,
+    Cuda(&'a mut Gpu),
+}
+
+/// How layers are judged, one by one.
+pub struct Layers<'a> {
+    pub config: &'a Config,
+    pub probe: &'a Probe,
+    pub filter: Filter,
+    pub options: CpuOptions,
+    pub progress: &'a dyn Fn(Site),
+}
+
+impl Layers<'_> {
+    /// Each layer with the checkpoint's weights, then one with random weights.
+    pub fn sections(&self, weights: &Weights, mut fast: Fast) -> anyhow::Result<Vec<Section>> {
+        let (mut real, mut synthetic) = (Record::default(), Record::default());
+        let layers = self.layers();
+        for &layer in &layers {
+            self.judge(layer, weights, weights.layers[layer], &mut fast, &mut real)?;
+        }
+        let moe = SyntheticMoe::new(self.config, SYNTHETIC_SEED);
+        let layer = moe.layer(weights.layers[0]);
+        let weights = Weights { layers: vec![layer], ..weights.clone() };
+        let any_layer = Layers { filter: Filter { layer: None, ..self.filter }, ..*self };
+        any_layer.judge(0, &weights, layer, &mut fast, &mut synthetic)?;
+        let steps = &self.probe.steps;
+        let probe = format!(
+            "synthetic activations of {} tokens sent to all experts in turn, then {} single ones",
+            steps[0].batch.tokens.len(),
+            steps.len() - 1
+        );
+        Ok(vec![
+            Section { name: "checkpoint's weights", probe: probe.clone(), layers: layers.len(), record: real },
+            Section { name: "random weights", probe, layers: 1, record: synthetic },
+        ])
+    }
+
+    /// Those that are asked for.
+    pub fn layers(&self) -> Vec<usize> {
+        (0..self.config.num_hidden_layers).filter(|&l| self.filter.layer.is_none_or(|only| only == l)).collect()
+    }
+
+    /// Holds `fast` with the layer `judged` against the oracle with layer `layer` of `weights`: the same, unless a fault is
+    /// to be found.
+    pub fn judge(
+        &self,
+        layer: usize,
+        weights: &Weights,
+        judged: LayerWeights,
+        fast: &mut Fast,
+        record: &mut Record,
+    ) -> anyhow::Result<()> {
+        match fast {
+            Fast::Cpu => {
+                let (config, weights_of_one) = single_layer(self.config, weights, judged);
+                let mut executor = CpuExecutor::new(&config, weights_of_one, self.probe.limits, self.options);
+                self.compare(layer, weights, Device::Cpu, &mut traced(&mut executor), record)
+            }
+            Fast::Cuda(gpu) => {
+                let experts = gpu.upload(&judged)?;
+                let mut step = |batch: &Batch, trace: &mut dyn Trace| gpu.step(&experts, batch, trace);
+                self.compare(layer, weights, Device::Cuda, &mut step, record)
+            }
+        }
+    }
+
+    /// Holds `fast`, by the standard of `device`, against the oracle with layer `layer` of `weights`.
+    pub fn compare(
+        &self,
+        layer: usize,
+        weights: &Weights,
+        device: Device,
+        fast: &mut Traced,
+        record: &mut Record,
+    ) -> anyhow::Result<()> {
+        let (config, weights) = single_layer(self.config, weights, weights.layers[layer]);
+        let filter = self.filter;
+        let lockstep = Lockstep {
+            steps: &self.probe.steps,
+            steer: &|step, site, width, values| steer(&config, device, step, site, width, values),
+            judges: &|site| judges(device, site) && filter.judges(site),
+            standard: &|stage| standard(device, stage),
+            first_layer: layer,
+            progress: self.progress,
+        };
+        let mut oracle = OracleExecutor::new(&config, weights, self.probe.limits, self.options.threads);
+        lockstep.run(&mut oracle, fast, record)
+    }
+}
 
 /// A model of one layer, whose attention is run but not judged.
 pub fn single_layer<'a>(config: &Config, weights: &Weights<'a>, layer: LayerWeights<'a>) -> (Config, Weights<'a>) {
@@ -38,12 +139,15 @@ pub fn probe(config: &Config) -> Probe {
     Probe { steps: std::iter::once(step("prefill".into(), 0, tokens)).chain(decode).collect(), limits }
 }
 
-pub fn judges(site: Site) -> bool {
-    (Stage::MlpNorm..=Stage::Combine).contains(&site.stage)
+pub fn judges(device: Device, site: Site) -> bool {
+    match device {
+        Device::Cpu => (Stage::MlpNorm..=Stage::Combine).contains(&site.stage),
+        Device::Cuda => cuda::judges(site.stage),
+    }
 }
 
 /// Puts activations in place of attention's, and sends token `t` to the experts that follow those of token `t - 1`.
-pub fn steer(config: &Config, step: usize, site: Site, width: usize, values: &mut [f32]) {
+pub fn steer(config: &Config, device: Device, step: usize, site: Site, width: usize, values: &mut [f32]) {
     match site.stage {
         Stage::AttnOut => {
             for (i, v) in values.iter_mut().enumerate() {
@@ -60,7 +164,7 @@ pub fn steer(config: &Config, step: usize, site: Site, width: usize, values: &mu
                 logits.iter_mut().enumerate().filter(|(e, _)| !chosen(*e)).for_each(|(_, l)| *l = NOT_CHOSEN);
             }
         }
-        _ => round_operands(site, values),
+        _ => round_operands(device, site, values),
     }
 }
 

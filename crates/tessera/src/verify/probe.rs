@@ -6,6 +6,7 @@ use tessera_model::{BLOCK_SIZE, Batch, BlockTables, Config, Limits, Row, Site, S
 pub use crate::random::{normal, random};
 
 use super::lockstep::Step;
+use crate::args::Device;
 
 /// Logits that a row asks for where the head is judged: they are most of a small step's work.
 pub const ROW_LOGITS: usize = 4;
@@ -82,19 +83,25 @@ fn token(config: &Config, sequence: usize, position: usize) -> Token {
 
 /// Rounds, on both sides, what the fast path keeps in fewer bits than float32, so that this rounding, which is its nature
 /// and is judged by its distance in logits, does not hide errors of its arithmetic: cached keys and values are bf16, and
-/// what meets MXFP4 weights is 16-bit fixed point in blocks.
-pub fn round_operands(site: Site, values: &mut [f32]) {
-    const FIXED_MAX: f32 = 32767.0;
-    match site.stage {
-        Stage::RopeStore => values.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32()),
-        Stage::MlpNorm | Stage::Swiglu => {
-            for block in values.chunks_exact_mut(mxfp4::BLOCK) {
-                let step = block.iter().fold(0f32, |max, v| max.max(v.abs())) / FIXED_MAX;
-                if step >= f32::MIN_POSITIVE && step.is_finite() {
-                    block.iter_mut().for_each(|v| *v = (*v / step).round_ties_even() * step);
-                }
-            }
-        }
+/// what meets MXFP4 weights is 16-bit fixed point in blocks on the CPU, bf16 on the GPU.
+pub fn round_operands(device: Device, site: Site, values: &mut [f32]) {
+    match (site.stage, device) {
+        (Stage::RopeStore, _) | (Stage::MlpNorm | Stage::Swiglu, Device::Cuda) => round_to_bf16(values),
+        (Stage::MlpNorm | Stage::Swiglu, Device::Cpu) => round_to_fixed_point(values),
         _ => (),
+    }
+}
+
+fn round_to_bf16(values: &mut [f32]) {
+    values.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32());
+}
+
+fn round_to_fixed_point(values: &mut [f32]) {
+    const MAX: f32 = 32767.0;
+    for block in values.chunks_exact_mut(mxfp4::BLOCK) {
+        let step = block.iter().fold(0f32, |max, v| max.max(v.abs())) / MAX;
+        if step >= f32::MIN_POSITIVE && step.is_finite() {
+            block.iter_mut().for_each(|v| *v = (*v / step).round_ties_even() * step);
+        }
     }
 }

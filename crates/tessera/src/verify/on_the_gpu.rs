@@ -1,0 +1,107 @@
+//! `--device cuda` on a GPU: sound experts pass, and faults put into what is uploaded are found at their layer and stage.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+
+use half::bf16;
+use tessera_model::LayerWeights;
+
+use super::measure::Kind;
+use super::moe_faults::{Demo, FAULTS, poked};
+use super::*;
+
+/// The GPU; none where there is none. With `REQUIRE_GPU=1` in the environment that is a failure.
+#[track_caller]
+fn gpu() -> Option<tessera_cuda::Device> {
+    let reason = match tessera_cuda::Device::open() {
+        Ok(device) => return Some(device),
+        Err(reason) => reason,
+    };
+    if std::env::var_os("REQUIRE_GPU").is_some_and(|required| required == "1") {
+        panic!("REQUIRE_GPU=1, but {reason}");
+    }
+    // On the real stderr: libtest hides what a passing test prints.
+    let thread = std::thread::current();
+    let line = format!("SKIPPED: no GPU ({reason}): {}\n", thread.name().unwrap_or("a test"));
+    std::io::stderr().write_all(line.as_bytes()).expect("stderr can be written");
+    None
+}
+
+/// The demo model's layers, one by one on the GPU, against the oracle with the checkpoint's weights; `alter` changes those
+/// of layer `layer` that are uploaded.
+fn record(gpu: &mut Gpu, demo: &Demo, layer: usize, alter: fn(&mut LayerWeights)) -> Record {
+    let (layers, weights) = (demo.layers(), demo.checkpoint.weights());
+    let mut record = Record::default();
+    for l in layers.layers() {
+        let mut judged = weights.layers[l];
+        if l == layer {
+            alter(&mut judged);
+        }
+        layers.judge(l, &weights, judged, &mut Fast::Cuda(gpu), &mut record).unwrap();
+    }
+    record
+}
+
+fn open(device: tessera_cuda::Device, demo: &Demo, kernel: MoeKernelArg) -> Gpu {
+    Gpu::new(device, demo.checkpoint.config(), demo.probe.limits.max_step_tokens, kernel.into()).unwrap()
+}
+
+#[test]
+fn sound_experts_pass_by_the_kernels_that_were_asked_for() {
+    for (kernel, name) in [
+        (MoeKernelArg::Auto, "stream"), // 8 tokens for each expert, and then single ones
+        (MoeKernelArg::Stream, "stream"),
+        (MoeKernelArg::Mid, "mid"),
+        (MoeKernelArg::Prefill, "prefill"),
+    ] {
+        let Some(device) = gpu() else { return };
+        let demo = Demo::open();
+        let mut gpu = open(device, &demo, kernel);
+        let record = record(&mut gpu, &demo, 0, |_| ());
+        for (site, m) in &record.sites {
+            println!("{kernel:?} {site}: {:.1e} of {:.1e}", m.max_relative, m.tolerance);
+        }
+        if let Some(failure) = record.first_failure {
+            panic!("{kernel:?}: {failure}");
+        }
+        let config = demo.checkpoint.config();
+        assert_eq!(record.sites.len(), 4 * config.num_hidden_layers);
+        assert_eq!(record.experts.len(), config.num_hidden_layers * config.num_local_experts);
+        let names = |launched: &BTreeSet<&'static str>| launched.iter().copied().collect::<Vec<_>>();
+        assert_eq!(names(&gpu.launched().gate_up), [format!("moe_gate_up_{name}")]);
+        assert_eq!(names(&gpu.launched().down), [format!("moe_down_{name}")]);
+    }
+}
+
+#[test]
+fn faults_are_found_where_they_are() {
+    let demo = Demo::open();
+    for kernel in [MoeKernelArg::Auto, MoeKernelArg::Mid, MoeKernelArg::Prefill] {
+        let Some(device) = gpu() else { return };
+        let mut gpu = open(device, &demo, kernel);
+        for fault in &FAULTS {
+            let failure = record(&mut gpu, &demo, fault.layer, fault.alter).first_failure.expect(fault.what);
+            println!("{kernel:?}, {}: {failure}", fault.what);
+            assert_eq!(
+                failure.site,
+                Site { layer: Some(fault.layer), stage: fault.stage },
+                "{}: {failure}",
+                fault.what
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_not_finite_is_named() {
+    let Some(device) = gpu() else { return };
+    let demo = Demo::open();
+    let mut gpu = open(device, &demo, MoeKernelArg::Auto);
+    let record = record(&mut gpu, &demo, 3, |w| w.down.bias = poked(w.down.bias, 2 * 256 + 7, bf16::NAN));
+    let failure = record.first_not_finite.expect("found");
+    assert_eq!(failure.site, Site { layer: Some(3), stage: Stage::Down }, "{failure}");
+    assert_eq!((failure.place.expert, failure.place.column), (Some(2), 7), "{failure}");
+    assert!(failure.place.expected.is_finite(), "{failure}");
+    let first = record.first_failure.expect("found");
+    assert!(matches!(first.kind, Kind::NotFinite) && first.site == failure.site, "{first}");
+}
