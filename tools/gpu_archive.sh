@@ -1,30 +1,49 @@
 #!/usr/bin/env bash
-# Packs the tests of crates/cuda for a machine with a GPU and without a Rust toolchain: target/gpu-tests.tar.gz. There:
+# Packs the GPU's tests for a machine with a GPU and without a Rust toolchain: target/gpu-tests.tar.gz. There:
 #
-#     tar xzf gpu-tests.tar.gz && gpu-tests/run.sh [arguments of the tests, such as a name]
+#     tar xzf gpu-tests.tar.gz && gpu-tests/run.sh [arguments of the kernels' tests, such as a name]
 #
-# That machine needs the NVIDIA driver and a glibc that is no older than this one's.
+# That machine needs the NVIDIA driver and a glibc that is no older than this one's. In the archive are the tests of
+# crates/cuda, those of the program that need a GPU, and the program: gpu-tests/bin/tessera.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-tools/cuda_toolchain.sh
-binaries=$(cargo test --package tessera-cuda --no-run --locked --message-format=json |
-    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
+# Those of `cargo test`, without running them.
+executables() {
+    cargo test "$@" --no-run --locked --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p'
+}
+
+[[ -n "${NVCC:-}" ]] || tools/cuda_toolchain.sh
+kernel_tests=$(executables --package tessera-cuda)
+program_tests=$(executables --package tessera --bin tessera)
+# Its integration tests are left here, as they look for the program where cargo put it; it comes with them.
+program=$(executables --package tessera --test it | grep '/tessera$')
+if ! "$program_tests" --list on_the_gpu | grep -q ': test$'; then
+    echo "no test of the program is named on_the_gpu" >&2
+    exit 1
+fi
 
 folder=target/gpu-tests
 rm -rf "$folder"
-mkdir -p "$folder/bin"
-cp $binaries "$folder/bin/"
+mkdir -p "$folder/bin" "$folder/kernel-tests"
+cp $kernel_tests "$folder/kernel-tests/"
+cp "$program_tests" "$folder/program-tests"
+cp "$program" "$folder/bin/tessera"
 cp -r fixtures "$folder/"
 cat >"$folder/run.sh" <<'RUN'
 #!/usr/bin/env bash
-# Runs every test binary; fails if one does. One test at a time: they share the GPU's memory, and some measure time.
+# Runs every test that needs a GPU; fails if one does. One test at a time: they share the GPU's memory, and some measure
+# time. With arguments, which are passed on, the kernels' tests alone.
 cd "$(dirname "$0")"
-export REQUIRE_GPU=1 TESSERA_FIXTURES="$PWD/fixtures"
+export REQUIRE_GPU=1 TESSERA_FIXTURES="$PWD/fixtures" XDG_CACHE_HOME="$PWD/cache"
 status=0
-for binary in bin/*; do
+for binary in kernel-tests/*; do
     "$binary" --test-threads=1 "$@" || status=1
 done
+if (($# == 0)); then
+    ./program-tests --test-threads=1 on_the_gpu || status=1
+    bin/tessera verify demo --moe-only --device cuda || status=1
+fi
 exit $status
 RUN
 chmod +x "$folder/run.sh"

@@ -18,9 +18,7 @@ pub enum DeviceError {
         found.0, found.1, expected.0, expected.1
     )]
     WrongDevice { name: String, expected: (u32, u32), found: (u32, u32) },
-    #[error(
-        "this build has no GPU kernels: nvcc was missing when tessera was built; run `just cuda-toolchain` and rebuild"
-    )]
+    #[error("this build has no GPU kernels: nvcc was missing; install it with `just cuda-toolchain`, and build again")]
     NoKernels,
     #[error("this build has no kernel {kernel} in kernels/{file}.cu")]
     UnknownKernel { file: &'static str, kernel: &'static str },

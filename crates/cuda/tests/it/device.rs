@@ -49,7 +49,7 @@ fn messages_say_what_is_missing_and_what_to_do() {
     );
     check_message(
         &DeviceError::NoKernels,
-        "this build has no GPU kernels: nvcc was missing when tessera was built; run `just cuda-toolchain` and rebuild",
+        "this build has no GPU kernels: nvcc was missing; install it with `just cuda-toolchain`, and build again",
     );
 }
 

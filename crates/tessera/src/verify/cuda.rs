@@ -162,7 +162,7 @@ impl Show<'_> {
     /// What the trace has for a stage that the GPU does not compute or does not show.
     fn given(&mut self, stage: Stage) -> Vec<f32> {
         let n_rows = match stage {
-            Stage::GateUp => self.n_tokens * self.config.num_experts_per_tok,
+            Stage::GateUp | Stage::Swiglu | Stage::Down => self.n_tokens * self.config.num_experts_per_tok,
             _ => self.n_tokens,
         };
         self.computed(stage, vec![0.0; n_rows * width(self.config, stage)])
@@ -195,5 +195,46 @@ fn shape(config: &Config) -> MoeShape {
         intermediate: config.intermediate_size,
         experts: config.num_local_experts,
         top_k: config.num_experts_per_tok,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tessera_cpu::CpuOptions;
+
+    use super::super::lockstep::{Filter, Record};
+    use super::super::moe::{self, Layers};
+    use super::super::moe_faults::Demo;
+    use super::*;
+    use crate::args::Device;
+
+    /// Nothing is computed here: the stages' order and sizes must be the oracle's.
+    #[test]
+    fn stages_are_shown_as_the_oracle_shows_them() {
+        let demo = Demo::open();
+        let (config, weights) = (demo.checkpoint.config(), demo.checkpoint.weights());
+        let probe = moe::probe(config);
+        let filter = Filter { layer: Some(4), stage: None };
+        let layers = Layers { config, probe: &probe, filter, options: CpuOptions::default(), progress: &|_| () };
+        let mut record = Record::default();
+        let mut shown = |batch: &Batch, trace: &mut dyn Trace| {
+            let mut show = Show { trace, config, n_tokens: batch.tokens.len() };
+            let stages = Stage::ALL.into_iter().filter(|stage| *stage < Stage::FinalNorm);
+            stages.for_each(|stage| _ = show.given(stage));
+            Ok(())
+        };
+        layers.compare(4, &weights, Device::Cuda, &mut shown, &mut record).expect("in step");
+        let stages: Vec<Stage> = record.sites.iter().map(|(site, _)| site.stage).collect();
+        assert_eq!(stages, [Stage::Route, Stage::Swiglu, Stage::Down, Stage::Combine]);
+        assert!(record.sites.iter().all(|(site, m)| site.layer == Some(4) && m.fails()));
+    }
+
+    #[test]
+    fn auto_goes_by_the_tokens_and_experts_of_the_model() {
+        let config = Demo::open().checkpoint.config().clone(); // 4 of 8 experts
+        let of = |choice, n_tokens| kernel(choice, &config, n_tokens);
+        assert_eq!(of(MoeChoice::Auto, 1), MoeKernel::auto(4, 8));
+        assert_eq!(of(MoeChoice::Auto, 1000), MoeKernel::auto(4000, 8));
+        assert_eq!(of(MoeChoice::Fixed(MoeKernel::Mid), 1), MoeKernel::Mid);
     }
 }

@@ -326,17 +326,17 @@ fn executors_that_cannot_be_compared() {
 }
 
 /// Random attention weights of any width, for layers whose mixture of experts is judged.
-struct WideAttention {
+pub struct WideAttention {
     values: Vec<bf16>,
 }
 
 impl WideAttention {
-    fn new(config: &Config) -> Self {
+    pub fn new(config: &Config) -> Self {
         let n = config.hidden_size * (config.qkv_dim() + config.q_dim()).max(config.vocab_size);
         Self { values: (0..n).map(|i| bf16::from_f32(0.02 * probe::normal(1, i as u64))).collect() }
     }
 
-    fn weights<'a>(
+    pub fn weights<'a>(
         &'a self,
         c: &Config,
         moe: impl Fn(tessera_model::LayerWeights<'a>) -> tessera_model::LayerWeights<'a>,

@@ -1,5 +1,6 @@
 //! Each mixture of experts by itself: synthetic activations, forced routing, so that every expert is visited.
 
+use anyhow::Context;
 use half::bf16;
 use tessera_cpu::{CpuExecutor, CpuOptions, OracleExecutor};
 use tessera_model::mxfp4::BLOCK;
@@ -88,7 +89,7 @@ impl Layers<'_> {
                 self.compare(layer, weights, Device::Cpu, &mut traced(&mut executor), record)
             }
             Fast::Cuda(gpu) => {
-                let experts = gpu.upload(&judged)?;
+                let experts = gpu.upload(&judged).with_context(|| format!("layer {layer}"))?;
                 let mut step = |batch: &Batch, trace: &mut dyn Trace| gpu.step(&experts, batch, trace);
                 self.compare(layer, weights, Device::Cuda, &mut step, record)
             }

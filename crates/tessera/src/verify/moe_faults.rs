@@ -2,9 +2,10 @@
 
 use half::bf16;
 use tessera_model::checkpoint::Checkpoint;
-use tessera_model::{Executor, LayerWeights, Trace};
+use tessera_model::{Batch, Executor, LayerWeights, Trace};
 
-use super::faults::owned;
+use super::faults::{WideAttention, owned};
+use super::moe::SyntheticMoe;
 use super::*;
 
 /// Something wrong with the experts that are judged, and where it has to be found.
@@ -126,6 +127,17 @@ impl Trace for Played<'_> {
     }
 }
 
+/// Layer `layer` of `weights` against the played GPU with the layer `judged`. It sums as the oracle does: what is found is
+/// rounding, or a fault.
+fn play_layer(layers: &Layers, layer: usize, weights: &Weights, judged: LayerWeights, record: &mut Record) {
+    let (config, judged) = moe::single_layer(layers.config, weights, judged);
+    let mut executor = OracleExecutor::new(&config, judged, layers.probe.limits, 2);
+    let mut fast = |batch: &Batch, trace: &mut dyn Trace| {
+        Ok(executor.step_traced(batch, &mut Played { trace, residual: vec![] }).map(drop)?)
+    };
+    layers.compare(layer, weights, Device::Cuda, &mut fast, record).expect("comparable");
+}
+
 /// All layers of the demo model; `alter` changes layer `layer` of the played GPU's.
 fn play(demo: &Demo, layer: usize, alter: fn(&mut LayerWeights)) -> Record {
     let (layers, weights) = (demo.layers(), demo.checkpoint.weights());
@@ -135,12 +147,7 @@ fn play(demo: &Demo, layer: usize, alter: fn(&mut LayerWeights)) -> Record {
         if l == layer {
             alter(&mut judged);
         }
-        let (config, judged) = moe::single_layer(layers.config, &weights, judged);
-        let mut executor = CpuExecutor::new(&config, judged, demo.probe.limits, layers.options);
-        let mut fast = |batch: &tessera_model::Batch, trace: &mut dyn Trace| {
-            Ok(executor.step_traced(batch, &mut Played { trace, residual: vec![] }).map(drop)?)
-        };
-        layers.compare(l, &weights, Device::Cuda, &mut fast, &mut record).expect("comparable");
+        play_layer(&layers, l, &weights, judged, &mut record);
     }
     record
 }
@@ -164,4 +171,34 @@ fn faults_are_found_beside_the_rounding() {
         println!("{}: {failure}", fault.what);
         assert_eq!(failure.site, Site { layer: Some(fault.layer), stage: fault.stage }, "{}: {failure}", fault.what);
     }
+}
+
+/// One step of one code under published widths, in one of 66 million elements.
+#[test]
+fn one_nibble_of_a_wide_layer_is_found_beside_the_rounding() {
+    let demo = Demo::open();
+    let config = Config {
+        hidden_size: 2880,
+        intermediate_size: 2880,
+        num_hidden_layers: 1,
+        vocab_size: 64,
+        num_local_experts: 4,
+        ..demo.checkpoint.config().clone()
+    };
+    let (synthetic, attention) = (SyntheticMoe::new(&config, 3), WideAttention::new(&config));
+    let weights = attention.weights(&config, |layer| synthetic.layer(layer));
+    let probe = moe::probe(&config);
+    let layers = Layers { config: &config, probe: &probe, ..demo.layers() };
+    let mut sound = Record::default();
+    play_layer(&layers, 0, &weights, weights.layers[0], &mut sound);
+    assert!(sound.first_failure.is_none(), "{}", sound.first_failure.expect("one"));
+    let mut faulty = weights.layers[0];
+    let at = (3 * 5760 + 1235) * 1440 + 77; // expert 3, row 1235: up of column 617
+    faulty.gate_up.blocks = poked(faulty.gate_up.blocks, at, faulty.gate_up.blocks[at] ^ 1);
+    let mut record = Record::default();
+    play_layer(&layers, 0, &weights, faulty, &mut record);
+    let failure = record.first_failure.expect("the nibble is found");
+    println!("{failure}");
+    assert_eq!(failure.site, Site { layer: Some(0), stage: Stage::Swiglu });
+    assert_eq!((failure.place.expert, failure.place.column), (Some(3), 617));
 }

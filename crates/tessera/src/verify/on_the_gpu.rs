@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 
 use half::bf16;
-use tessera_model::LayerWeights;
+use tessera_model::{Batch, LayerWeights, Trace};
 
 use super::measure::Kind;
 use super::moe_faults::{Demo, FAULTS, poked};
@@ -104,4 +104,36 @@ fn what_is_not_finite_is_named() {
     assert!(failure.place.expected.is_finite(), "{failure}");
     let first = record.first_failure.expect("found");
     assert!(matches!(first.kind, Kind::NotFinite) && first.site == failure.site, "{first}");
+}
+
+/// Lets a GPU read the logits of each step's first token in reverse.
+struct Misled<'t> {
+    trace: &'t mut dyn Trace,
+}
+
+impl Trace for Misled<'_> {
+    fn visit(&mut self, site: Site, width: usize, values: &mut [f32]) {
+        self.trace.visit(site, width, values);
+        if site.stage == Stage::Router {
+            values[..width].reverse();
+        }
+    }
+}
+
+#[test]
+fn wrong_experts_are_found_and_later_stages_are_about_the_right_ones() {
+    let Some(device) = gpu() else { return };
+    let demo = Demo::open();
+    let mut gpu = open(device, &demo, MoeKernelArg::Auto);
+    let weights = demo.checkpoint.weights();
+    let experts = gpu.upload(&weights.layers[1]).unwrap();
+    let mut record = Record::default();
+    let mut step = |batch: &Batch, trace: &mut dyn Trace| gpu.step(&experts, batch, &mut Misled { trace });
+    demo.layers().compare(1, &weights, Device::Cuda, &mut step, &mut record).unwrap();
+    let failure = record.first_failure.expect("found");
+    assert_eq!(failure.site, Site { layer: Some(1), stage: Stage::Route }, "{failure}");
+    assert_eq!((failure.place.step.as_str(), failure.place.row), ("prefill", 0), "{failure}");
+    for (site, m) in &record.sites {
+        assert_eq!(m.fails(), site.stage == Stage::Route, "{site}: {}", m.worst);
+    }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::runner::{Model, Output, run};
+use crate::runner::{Model, Output, finish, run, tessera};
 
 const STAGES: [&str; 15] = [
     "embed",
@@ -74,6 +74,30 @@ fn moe_only_visits_every_expert() {
         assert_eq!(stages(section), STAGES[6..13]);
         assert!(section["experts"].as_u64().unwrap() > 0);
         assert_eq!(section["experts_visited"], section["experts"]);
+    }
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_said_before_the_model_is_looked_for() {
+    let mut command = tessera(&["verify", "no/such-model", "--device", "cuda", "--moe-only"]);
+    // With a driver there is no device then, and without one there is no driver.
+    command.env("CUDA_VISIBLE_DEVICES", "-1");
+    finish(command).fails_with(&["NVIDIA"]);
+}
+
+#[test]
+fn flags_of_the_gpu_that_mean_nothing_are_wrong_usage() {
+    let cuda = &["verify", "no/such-model", "--device", "cuda"][..];
+    for (args, part) in [
+        (cuda, "--device cuda needs --moe-only"),
+        (&["verify", "no/such-model", "--moe-only", "--moe-kernel", "mid"], "--moe-kernel is about the GPU"),
+        (&[cuda, &["--moe-kernel", "mid"]].concat(), "--device cuda needs --moe-only"),
+        (&[cuda, &["--moe-only", "--stage", "gate_up"]].concat(), "--stage gate_up is not judged"),
+        (&[cuda, &["--moe-only", "--moe-kernel", "none"]].concat(), "possible values: auto, stream, mid, prefill"),
+    ] {
+        let output = run(args);
+        assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{args:?}: {}", output.stderr);
+        assert!(output.stderr.contains(part) && output.stderr.contains("--help"), "{args:?}: {}", output.stderr);
     }
 }
 
