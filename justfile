@@ -44,7 +44,7 @@ fuzz TARGET SECONDS="600":
 cuda-toolchain:
     tools/cuda_toolchain.sh
 
-# The tests of the GPU kernels as target/gpu-tests.tar.gz, to be run on a machine that has a GPU and no Rust
+# The GPU's tests and the program as target/gpu-tests.tar.gz, to be run on a machine that has a GPU and no Rust
 test-gpu-archive:
     tools/gpu_archive.sh
 

@@ -29,6 +29,7 @@ mkdir -p "$folder/bin" "$folder/kernel-tests"
 cp $kernel_tests "$folder/kernel-tests/"
 cp "$program_tests" "$folder/program-tests"
 cp "$program" "$folder/bin/tessera"
+strip --strip-debug "$folder"/bin/* "$folder"/kernel-tests/* "$folder/program-tests" # half the size, the same messages
 cp -r fixtures "$folder/"
 cat >"$folder/run.sh" <<'RUN'
 #!/usr/bin/env bash

@@ -67,6 +67,7 @@ pub struct SamplingArgs {
 /// What computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Device {
+    /// The processor
     Cpu,
     /// An NVIDIA GPU: H100 or H200
     Cuda,

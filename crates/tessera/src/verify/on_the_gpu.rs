@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 
+use clap::ValueEnum;
 use half::bf16;
+use tessera_cuda::{MoeChoice, MoeKernel};
 use tessera_model::{Batch, LayerWeights, Trace};
 
 use super::measure::Kind;
@@ -46,14 +48,23 @@ fn open(device: tessera_cuda::Device, demo: &Demo, kernel: MoeKernelArg) -> Gpu 
     Gpu::new(device, demo.checkpoint.config(), demo.probe.limits.max_step_tokens, kernel.into()).unwrap()
 }
 
+/// The names of the kernels of a projection that the steps should have launched.
+fn asked_for(projection: &str, kernel: MoeKernelArg, demo: &Demo) -> BTreeSet<&'static str> {
+    let config = demo.checkpoint.config();
+    let of_step = |step: &lockstep::Step| {
+        let n_slots = step.batch.tokens.len() * config.num_experts_per_tok;
+        let kernel = match kernel.into() {
+            MoeChoice::Fixed(kernel) => kernel,
+            MoeChoice::Auto => MoeKernel::auto(n_slots, config.num_local_experts),
+        };
+        &*format!("{projection}_{kernel:?}").to_lowercase().leak()
+    };
+    demo.probe.steps.iter().map(of_step).collect()
+}
+
 #[test]
 fn sound_experts_pass_by_the_kernels_that_were_asked_for() {
-    for (kernel, name) in [
-        (MoeKernelArg::Auto, "stream"), // 8 tokens for each expert, and then single ones
-        (MoeKernelArg::Stream, "stream"),
-        (MoeKernelArg::Mid, "mid"),
-        (MoeKernelArg::Prefill, "prefill"),
-    ] {
+    for &kernel in MoeKernelArg::value_variants() {
         let Some(device) = gpu() else { return };
         let demo = Demo::open();
         let mut gpu = open(device, &demo, kernel);
@@ -67,9 +78,8 @@ fn sound_experts_pass_by_the_kernels_that_were_asked_for() {
         let config = demo.checkpoint.config();
         assert_eq!(record.sites.len(), 4 * config.num_hidden_layers);
         assert_eq!(record.experts.len(), config.num_hidden_layers * config.num_local_experts);
-        let names = |launched: &BTreeSet<&'static str>| launched.iter().copied().collect::<Vec<_>>();
-        assert_eq!(names(&gpu.launched().gate_up), [format!("moe_gate_up_{name}")]);
-        assert_eq!(names(&gpu.launched().down), [format!("moe_down_{name}")]);
+        assert_eq!(gpu.launched().gate_up, asked_for("moe_gate_up", kernel, &demo));
+        assert_eq!(gpu.launched().down, asked_for("moe_down", kernel, &demo));
     }
 }
 

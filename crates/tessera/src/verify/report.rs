@@ -101,7 +101,7 @@ impl fmt::Display for FastPath<'_> {
             }
             Self::Cuda { name, kernel, launched } => {
                 writeln!(f, "fast path: {name}, --moe-kernel {}, against float32 on the CPU", kernel_name(*kernel))?;
-                writeln!(f, "launched: gate_up by {}, down by {}", list(&launched.gate_up), list(&launched.down))?;
+                writeln!(f, "launched: gate_up by {}; down by {}", list(&launched.gate_up), list(&launched.down))?;
                 f.write_str(
                     "not judged: mlp_norm and router, which the GPU is given; gate_up, which is part of swiglu's kernel\n\
                      swiglu and the experts' sum are bf16, which is no error; combine has the residual added in float32\n",
@@ -234,4 +234,25 @@ fn place_json(place: &Place) -> Value {
 /// JSON has no NaN and no infinities: those become text.
 fn number(v: f32) -> Value {
     if v.is_finite() { json!(v) } else { json!(v.to_string()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_and_the_kernels_that_ran_are_named() {
+        let mut launched = Launched::default();
+        launched.gate_up.extend(["moe_gate_up_stream", "moe_gate_up_mid"]);
+        let fast = FastPath::Cuda { name: "NVIDIA H100", kernel: MoeKernelArg::Auto, launched: &launched };
+        let text = fast.to_string();
+        assert!(text.starts_with("fast path: NVIDIA H100, --moe-kernel auto, "), "{text}");
+        assert!(text.contains("\nlaunched: gate_up by moe_gate_up_mid, moe_gate_up_stream; down by none\n"), "{text}");
+        let json = fast.json();
+        assert_eq!(
+            (&json["device"], &json["name"], &json["moe_kernel"]),
+            (&json!("cuda"), &json!("NVIDIA H100"), &json!("auto"))
+        );
+        assert_eq!(json["launched"], json!({"gate_up": ["moe_gate_up_mid", "moe_gate_up_stream"], "down": []}));
+    }
 }
