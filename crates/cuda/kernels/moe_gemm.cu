@@ -11,31 +11,14 @@
 
 #include <cstdint>
 
+#include "moe_gemm.cuh"
 #include "moe_tokens.cuh"
 #include "mxfp4.cuh"
 #include "ptx/async.cuh"
 #include "ptx/bits.cuh"
 #include "ptx/wgmma.cuh"
 
-struct MoeGemmArgs {
-    const uint8_t* records;  // [experts, strips, k_records] records
-    const float* bias;       // [experts, strips * 64], in the order of the packed rows; padding is 0
-    const uint8_t* tokens;   // grouped rows (moe_tokens.cuh) of k_records panels
-    const int32_t* counts;   // [experts] rows of each expert
-    void* out;               // SwiGLU: grouped rows of ceil(strips / 2) panels; else float32 [8 * groups, out_columns]
-    uint32_t k_records;      // ceil(k / 64)
-    uint32_t strips;         // ceil(weight rows / 64)
-    uint32_t out_columns;    // not used by SwiGLU
-    uint32_t experts;
-    float weight_scale;      // 2^shift of the packed weights
-    float swiglu_limit;
-    float swiglu_alpha;
-};
-static_assert(sizeof(MoeGemmArgs) == 72);
-
 namespace {
-
-enum class Epilogue { SwiGlu, Plain };
 
 // `Consumers` warpgroups, `MaxN` tokens at most in products of multiples of `Step`, `Chunk` records of each strip in a stage.
 template <int Consumers_, int MaxN_, int Step_, int Chunk_, int Stages_>
@@ -50,7 +33,6 @@ struct Body {
 
 // The numbers are measured: more warpgroups hide the decode's latency, longer chunks read memory in longer runs, and
 // accumulators and operands together must fit the registers that ptxas grants, which are those at launch.
-using Stream = Body<4, 24, 8, 3, 5>;
 using Mid = Body<4, 48, 8, 3, 4>;
 using Prefill = Body<3, 176, 16, 2, 3>;
 
@@ -65,21 +47,12 @@ struct Shared {
     Stage<B> stages[B::Stages];
     uint64_t full[B::Stages];
     uint64_t empty[B::Stages];
-    uint32_t first_tile[kMaxExperts + 1];   // token tiles of the experts before
-    uint32_t first_group[kMaxExperts + 1];  // groups of rows of the experts before
+    TokenTiles<B::MaxN / 8> tiles;
 };
 
-struct Tile {
-    uint32_t expert, n_rows;        // rows of the tile that exist
-    uint32_t first_group, n_groups; // of all, and of the tile
-    uint32_t panel_stride;          // groups of the expert
-    uint32_t expert_group;          // the expert's first
+struct Tile : TokenTile {
     uint32_t strip, n_strips;
 };
-
-// How many token tiles an expert's groups of rows make, and the groups of each but the last.
-template <class B>
-__device__ __forceinline__ uint32_t tiles_of(uint32_t groups) { return (groups + B::MaxN / 8 - 1) / (B::MaxN / 8); }
 
 struct Plan {
     uint32_t tile_strips, strip_tiles, n_tiles;
@@ -87,50 +60,16 @@ struct Plan {
 
 template <class B>
 __device__ __forceinline__ Tile tile_at(const MoeGemmArgs& args, const Shared<B>& shared, const Plan& plan, uint32_t index) {
-    const uint32_t token_tile = index / plan.strip_tiles;
-    uint32_t low = 0, high = args.experts;  // first_tile[low] <= token_tile < first_tile[high]
-    while (high - low > 1) {
-        const uint32_t middle = (low + high) / 2;
-        if (shared.first_tile[middle] <= token_tile) low = middle; else high = middle;
-    }
-    const uint32_t expert_group = shared.first_group[low], groups = shared.first_group[low + 1] - expert_group;
-    const uint32_t tiles = shared.first_tile[low + 1] - shared.first_tile[low];
-    const uint32_t each = (groups + tiles - 1) / tiles, first = (token_tile - shared.first_tile[low]) * each;
-    const uint32_t n_groups = first < groups ? min(each, groups - first) : 0;
-    const uint32_t rows_left = uint32_t(args.counts[low]) - min(uint32_t(args.counts[low]), first * 8);
     const uint32_t strip = index % plan.strip_tiles * plan.tile_strips;
-    return {low, min(n_groups * 8, rows_left), expert_group + first, n_groups, groups, expert_group,
-            strip, min(plan.tile_strips, args.strips - strip)};
+    return {shared.tiles.at(args.experts, index / plan.strip_tiles), strip,
+            min(plan.tile_strips, args.strips - strip)};
 }
 
-// Fills `first_tile` and `first_group`.
 template <class B>
 __device__ Plan plan_tiles(const MoeGemmArgs& args, Shared<B>& shared) {
-    if (threadIdx.x < 32) {
-        uint32_t tiles_before = 0, groups_before = 0;
-        for (uint32_t base = 0; base < args.experts; base += 32) {
-            const uint32_t e = base + threadIdx.x;
-            const uint32_t groups = e < args.experts ? (uint32_t(args.counts[e]) + 7) / 8 : 0;
-            const uint32_t tiles = tiles_of<B>(groups);
-            uint32_t groups_sum = groups, tiles_sum = tiles;
-            for (int d = 1; d < 32; d *= 2) {
-                const uint32_t more_groups = __shfl_up_sync(~0u, groups_sum, d), more_tiles = __shfl_up_sync(~0u, tiles_sum, d);
-                if (threadIdx.x >= d) { groups_sum += more_groups; tiles_sum += more_tiles; }
-            }
-            if (e < args.experts) {
-                shared.first_group[e] = groups_before + groups_sum - groups;
-                shared.first_tile[e] = tiles_before + tiles_sum - tiles;
-            }
-            groups_before += __shfl_sync(~0u, groups_sum, 31);
-            tiles_before += __shfl_sync(~0u, tiles_sum, 31);
-        }
-        if (threadIdx.x == 0) {
-            shared.first_group[args.experts] = groups_before;
-            shared.first_tile[args.experts] = tiles_before;
-        }
-    }
+    if (threadIdx.x < 32) shared.tiles.fill(args.counts, args.experts);
     __syncthreads();
-    const uint32_t token_tiles = shared.first_tile[args.experts];
+    const uint32_t token_tiles = shared.tiles.first_tile[args.experts];
     // With little to do, fewer strips a block and more blocks.
     const uint32_t tile_strips = min(uint32_t(B::Consumers), (token_tiles * args.strips + gridDim.x - 1) / gridDim.x);
     const uint32_t strip_tiles = tile_strips == 0 ? 0 : (args.strips + tile_strips - 1) / tile_strips;
@@ -224,60 +163,6 @@ __device__ __forceinline__ void multiply(float (&acc)[N / 2], const uint32_t* a,
     if constexpr (Step < 3) multiply<N, Step + 1>(acc, a, tokens);
 }
 
-__device__ __forceinline__ float swiglu(float gate, float up, float limit, float alpha) {
-    gate = fminf(gate, limit);
-    up = fminf(fmaxf(up, -limit), limit);
-    return gate / (1.0f + __expf(-alpha * gate)) * (up + 1.0f);
-}
-
-// Row g of a warp's 16 is a gate, row g + 8 its up projection.
-template <int N>
-__device__ __forceinline__ void store_swiglu(const MoeGemmArgs& args, const Tile& tile, uint32_t strip,
-                                             const float (&acc)[N / 2]) {
-    const uint32_t t = threadIdx.x % 128, warp = t / 32, g = t % 32 / 4, q = t % 4;
-    const float* bias = args.bias + (size_t(tile.expert) * args.strips + strip) * 64 + warp * 16 + g;
-    const float gate_bias = bias[0], up_bias = bias[8];
-    // After the transposition this thread has row g of each eight, columns 2 q and 2 q + 1 of this warp's eight.
-    const uint32_t piece = strip % 2 * 4 + warp, panels = (args.strips + 1) / 2;
-    uint8_t* out = static_cast<uint8_t*>(args.out)
-        + (size_t(tile.expert_group) * panels + size_t(strip / 2) * tile.panel_stride
-           + (tile.first_group - tile.expert_group)) * kGroupBytes + g * 128 + q * 4;
-    const uint32_t at = (piece ^ g) * 16, padding = ((piece ^ 4) ^ g) * 16;
-    const bool pads = strip % 2 == 0 && strip + 1 == args.strips;
-#pragma unroll
-    for (int i = 0; i < N / 2; i += 4) {
-        const float first = swiglu(acc[i] * args.weight_scale + gate_bias, acc[i + 2] * args.weight_scale + up_bias,
-                                   args.swiglu_limit, args.swiglu_alpha);
-        const float second = swiglu(acc[i + 1] * args.weight_scale + gate_bias, acc[i + 3] * args.weight_scale + up_bias,
-                                    args.swiglu_limit, args.swiglu_alpha);
-        const uint32_t pair = transpose_8x8(pack_bf16x2(first, second));
-        if (i * 2 + g < tile.n_rows) {
-            *reinterpret_cast<uint32_t*>(out + i / 4 * kGroupBytes + at) = pair;
-            if (pads) *reinterpret_cast<uint32_t*>(out + i / 4 * kGroupBytes + padding) = 0;
-        }
-    }
-}
-
-template <int N>
-__device__ __forceinline__ void store_plain(const MoeGemmArgs& args, const Tile& tile, uint32_t strip,
-                                            const float (&acc)[N / 2]) {
-    const uint32_t t = threadIdx.x % 128, warp = t / 32, g = t % 32 / 4, q = t % 4;
-    const uint32_t row = strip * 64 + warp * 16 + g;
-    const float* bias = args.bias + size_t(tile.expert) * args.strips * 64 + row;
-    const float bias_0 = bias[0], bias_8 = bias[8];
-    float* out = static_cast<float*>(args.out) + (size_t(tile.first_group) * 8 + 2 * q) * args.out_columns + row;
-#pragma unroll
-    for (int i = 0; i < N / 2; i += 4) {
-#pragma unroll
-        for (int c = 0; c < 2; c++) {
-            if (2 * i + 2 * q + c >= tile.n_rows) continue;
-            float* at = out + size_t(2 * i + c) * args.out_columns;
-            if (row < args.out_columns) at[0] = acc[i + c] * args.weight_scale + bias_0;
-            if (row + 8 < args.out_columns) at[8] = acc[i + c + 2] * args.weight_scale + bias_8;
-        }
-    }
-}
-
 // This thread's part of a record, as a matrix operand.
 __device__ __forceinline__ void load_operand(const uint8_t* record, uint32_t (&a)[mxfp4::kRegisters]) {
     const uint32_t t = threadIdx.x % 128;
@@ -288,7 +173,7 @@ __device__ __forceinline__ void load_operand(const uint8_t* record, uint32_t (&a
 
 // One strip of a tile, in products of `N` columns.
 template <class B, int N, Epilogue E>
-__device__ __forceinline__ void consume_tile(const MoeGemmArgs& args, Shared<B>& shared, const Tile& tile,
+__device__ __forceinline__ void consume_tile(const MoeGemmArgs& args, Shared<B>& shared, const Plan& plan, uint32_t index,
                                              uint32_t slot, Ring<B>& ring) {
     const uint32_t lane = threadIdx.x % 32;
     float acc[N / 2];
@@ -327,17 +212,21 @@ __device__ __forceinline__ void consume_tile(const MoeGemmArgs& args, Shared<B>&
         if (lane == 0) barrier_arrive(shared_address(&shared.empty[ring.stage]));
         ring.next();
     }
-    if constexpr (E == Epilogue::SwiGlu) store_swiglu<N>(args, tile, tile.strip + slot, acc);
-    else store_plain<N>(args, tile, tile.strip + slot, acc);
+    // Found again: kept through the loop, it would cost registers that the sums need.
+    asm volatile("" : "+r"(index));
+    const Tile tile = tile_at(args, shared, plan, index);
+    const float2 bias = load_bias(args, tile, tile.strip + slot);
+    if constexpr (E == Epilogue::SwiGlu) store_swiglu<N>(args, tile, tile.strip + slot, bias, acc);
+    else store_plain<N>(args, tile, tile.strip + slot, bias, acc);
 }
 
 template <class B, Epilogue E, int N = B::Step>
-__device__ __forceinline__ void consume_n(const MoeGemmArgs& args, Shared<B>& shared, const Tile& tile, uint32_t slot,
-                                          Ring<B>& ring) {
+__device__ __forceinline__ void consume_n(const MoeGemmArgs& args, Shared<B>& shared, const Plan& plan, uint32_t index,
+                                          uint32_t n_groups, uint32_t slot, Ring<B>& ring) {
     if constexpr (N < B::MaxN) {
-        if (tile.n_groups * 8 > N) return consume_n<B, E, N + B::Step>(args, shared, tile, slot, ring);
+        if (n_groups * 8 > N) return consume_n<B, E, N + B::Step>(args, shared, plan, index, n_groups, slot, ring);
     }
-    consume_tile<B, N, E>(args, shared, tile, slot, ring);
+    consume_tile<B, N, E>(args, shared, plan, index, slot, ring);
 }
 
 template <class B, Epilogue E>
@@ -347,7 +236,7 @@ __device__ __forceinline__ void consume(const MoeGemmArgs& args, Shared<B>& shar
     for (uint32_t index = blockIdx.x; index < plan.n_tiles; index += gridDim.x) {
         const Tile tile = tile_at(args, shared, plan, index);
         if (slot < tile.n_strips) {
-            consume_n<B, E>(args, shared, tile, slot, ring);
+            consume_n<B, E>(args, shared, plan, index, tile.n_groups, slot, ring);
             continue;
         }
         for (uint32_t first = 0; first < args.k_records; first += B::Chunk, ring.next()) {
@@ -392,6 +281,5 @@ __device__ __forceinline__ void moe_gemm(const MoeGemmArgs& args) {
         moe_down_##name(const __grid_constant__ MoeGemmArgs args) {                     \
         moe_gemm<Body, Epilogue::Plain>(args);                                          \
     }
-MOE_GEMM(stream, Stream)
 MOE_GEMM(mid, Mid)
 MOE_GEMM(prefill, Prefill)

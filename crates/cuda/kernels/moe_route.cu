@@ -1,10 +1,11 @@
 // Routing: which experts each token goes to, the tokens' rows grouped by expert, and the weighted sum of what comes back.
 //
-// A slot is one choice of a token: slot = token * top_k + rank. A slot whose expert id is below 0 is skipped.
+// A slot is one choice of a token: slot = token * top_k + rank. A slot whose id is no expert's is skipped.
 #include <cuda_bf16.h>
 
 #include <cstdint>
 
+#include "moe_choose.cuh"
 #include "moe_tokens.cuh"
 #include "ptx/async.cuh"
 
@@ -17,64 +18,15 @@ struct MoeRouteArgs {
     int32_t* slots;           // [experts, tokens * top_k]: each expert's slots, ascending
     int32_t* positions;       // [tokens, top_k]: the slot's row among the grouped rows; -1 for a skipped slot
     uint8_t* grouped;         // rows of x, grouped
-    uint32_t* n_beyond;       // ids that are no expert's are counted here, and skipped
     uint32_t tokens, experts, top_k, hidden;
 };
-static_assert(sizeof(MoeRouteArgs) == 88);
+static_assert(sizeof(MoeRouteArgs) == 80);
 
 namespace {
 
-constexpr int kMaxTopK = 8;
 constexpr uint32_t kMaxFusedSlots = 512;
 constexpr int kThreads = 256;
 constexpr int kFusedThreads = 1024;
-
-// A float's bits so that unsigned order is the floats' order; 0, below all, for what is not a number.
-__device__ __forceinline__ uint32_t ordered(float value) {
-    const uint32_t bits = __float_as_uint(value);
-    return isnan(value) ? 0 : bits ^ (bits >> 31 ? 0xFFFFFFFFu : 0x80000000u);
-}
-
-// A warp's choice for one token: the largest logit again and again, of equal ones the first. The results are in lane 0.
-__device__ __forceinline__ void choose(const MoeRouteArgs& args, uint32_t token, int32_t* ids, float* weights) {
-    const uint32_t lane = threadIdx.x % 32;
-    const float* logits = args.logits + size_t(token) * args.experts;
-    uint32_t keys[kMaxExperts / 32];
-#pragma unroll
-    for (int i = 0; i < kMaxExperts / 32; i++) {
-        const uint32_t e = i * 32 + lane;
-        keys[i] = e < args.experts ? ordered(logits[e]) : 0;
-    }
-    float chosen[kMaxTopK], largest = 0.0f, sum = 0.0f;
-#pragma unroll
-    for (int rank = 0; rank < kMaxTopK; rank++) {
-        if (rank >= args.top_k) break;
-        uint32_t best = 0;
-#pragma unroll
-        for (int i = 0; i < kMaxExperts / 32; i++) best = max(best, keys[i]);
-        best = __reduce_max_sync(~0u, best);
-        uint32_t at = 0xFFFF;
-#pragma unroll
-        for (int i = kMaxExperts / 32 - 1; i >= 0; i--) {
-            if (keys[i] == best) at = i * 32 + lane;
-        }
-        at = __reduce_min_sync(~0u, at);
-#pragma unroll
-        for (int i = 0; i < kMaxExperts / 32; i++) {
-            if (at == i * 32 + lane) keys[i] = 0;
-        }
-        const float value = __uint_as_float(best ^ (best >> 31 ? 0x80000000u : 0xFFFFFFFFu));
-        if (rank == 0) largest = value;
-        chosen[rank] = expf(value - largest);
-        sum += chosen[rank];
-        // Logits that are not numbers choose nothing.
-        if (lane == 0) ids[rank] = best > 0 ? int32_t(at) : -1;
-    }
-#pragma unroll
-    for (int rank = 0; rank < kMaxTopK; rank++) {
-        if (rank < args.top_k && lane == 0) weights[rank] = chosen[rank] / sum;
-    }
-}
 
 // Copies group `group` of an expert with `n_groups` groups; `row_of` gives a row's token.
 template <class RowOf>
@@ -84,11 +36,22 @@ __device__ __forceinline__ void copy_group(const MoeRouteArgs& args, uint32_t fi
     const bool is_row = group * 8 + r < n_rows;
     const __nv_bfloat16* source = is_row ? args.x + size_t(row_of(group * 8 + r)) * args.hidden : nullptr;
     uint8_t* target = args.grouped + (size_t(first_group) * panels + group) * kGroupBytes + r * 128;
-    for (uint32_t piece = threadIdx.x % 32; piece < panels * 8; piece += 32) {
-        const bool is_there = is_row && piece * 8 < args.hidden;
-        const uint4 value = is_there ? *reinterpret_cast<const uint4*>(source + piece * 8) : uint4{0, 0, 0, 0};
-        const size_t panel = size_t(piece / 8) * n_groups * kGroupBytes;
-        *reinterpret_cast<uint4*>(target + panel + (piece % 8 ^ r) * 16) = value;
+    // Several pieces at a time: a single one would wait for memory most of the time.
+    constexpr uint32_t kAtOnce = 6;
+    for (uint32_t base = threadIdx.x % 32; base < panels * 8; base += 32 * kAtOnce) {
+        uint4 values[kAtOnce];
+#pragma unroll
+        for (uint32_t i = 0; i < kAtOnce; i++) {
+            const uint32_t piece = base + 32 * i;
+            const bool is_there = is_row && piece * 8 < args.hidden;
+            values[i] = is_there ? *reinterpret_cast<const uint4*>(source + piece * 8) : uint4{0, 0, 0, 0};
+        }
+#pragma unroll
+        for (uint32_t i = 0; i < kAtOnce; i++) {
+            const uint32_t piece = base + 32 * i;
+            const size_t panel = size_t(piece / 8) * n_groups * kGroupBytes;
+            if (piece < panels * 8) *reinterpret_cast<uint4*>(target + panel + (piece % 8 ^ r) * 16) = values[i];
+        }
     }
 }
 
@@ -115,7 +78,7 @@ extern "C" __global__ void __launch_bounds__(kFusedThreads) moe_route_fused(cons
     grid_wait_for_previous();
     grid_launch_next();
     for (uint32_t token = warp; token < args.tokens; token += kFusedThreads / 32) {
-        choose(args, token, ids + token * args.top_k, weights + token * args.top_k);
+        choose(args.logits, args.experts, args.top_k, token, ids + token * args.top_k, weights + token * args.top_k);
     }
     __syncthreads();
     for (uint32_t slot = threadIdx.x; slot < n_slots; slot += kFusedThreads) {
@@ -159,7 +122,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) moe_top_k(const __grid_co
     grid_launch_next();
     const uint32_t token = blockIdx.x * (kThreads / 32) + threadIdx.x / 32;
     if (token < args.tokens) {
-        choose(args, token, args.ids + size_t(token) * args.top_k, args.weights + size_t(token) * args.top_k);
+        choose(args.logits, args.experts, args.top_k, token, args.ids + size_t(token) * args.top_k, args.weights + size_t(token) * args.top_k);
     }
 }
 
@@ -181,7 +144,6 @@ extern "C" __global__ void __launch_bounds__(kGroupThreads) moe_group(const __gr
         for (int i = 0; i < 4; i++) {
             const int32_t id = first + i < n_slots ? args.ids[first + i] : -1;
             if (id == expert) is_mine |= 1u << i;
-            if (expert == 0 && id >= int32_t(args.experts)) atomicAdd(args.n_beyond, 1u);
         }
         const uint32_t n_mine = __popc(is_mine);
         uint32_t sum = n_mine;

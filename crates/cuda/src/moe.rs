@@ -21,7 +21,7 @@ pub use weights::MoeWeights;
 pub use workspace::MoeWorkspace;
 
 use crate::device::{Address, Buffer, Device};
-use crate::kernels::moe_gemm::{GemmArgs, GemmKernels, MoeKernel};
+use crate::kernels::moe_gemm::{GemmArgs, GemmKernels, MAX_ROUTED_TOKENS, MoeKernel, RoutedArgs};
 use crate::kernels::moe_route::{CombineArgs, RouteArgs, RouteKernels};
 use crate::launch::Stream;
 use shape::Tiles;
@@ -85,15 +85,51 @@ impl Moe {
         self.both_match(weights, workspace)?;
         workspace.has_room(n_tokens)?;
         long_enough("out", out, n_tokens * self.shape.hidden)?;
-        self.route(stream, logits, x, n_tokens, workspace)?;
         let kernel = match choice {
-            MoeChoice::Auto => MoeKernel::auto(workspace.n_slots(), self.shape.experts),
+            MoeChoice::Auto => MoeKernel::auto(n_tokens * self.shape.top_k, self.shape.experts),
             MoeChoice::Fixed(kernel) => kernel,
         };
+        if kernel == MoeKernel::Stream && (1..=MAX_ROUTED_TOKENS).contains(&n_tokens) {
+            return self.forward_few(stream, weights, logits, x, n_tokens, workspace, out).map(Some);
+        }
+        self.route(stream, logits, x, n_tokens, workspace)?;
         let gate_up = self.gate_up(stream, weights, kernel, workspace)?;
         let down = self.down(stream, weights, kernel, workspace)?;
         self.combine(stream, workspace, out)?;
         Ok(gate_up.zip(down).map(|(gate_up, down)| MoeLaunched { gate_up, down }))
+    }
+
+    /// The same for a few tokens, whose experts the matrix products choose by themselves: nothing waits for their grouping.
+    fn forward_few(
+        &self,
+        stream: &Stream,
+        weights: &MoeWeights,
+        logits: &Buffer<f32>,
+        x: &Buffer<bf16>,
+        n_tokens: usize,
+        workspace: &mut MoeWorkspace,
+        out: &mut Buffer<bf16>,
+    ) -> Result<MoeLaunched, MoeError> {
+        self.begin(logits, x, n_tokens, workspace)?;
+        let args = |gemm| RoutedArgs {
+            gemm,
+            logits: logits.address(),
+            x: x.address(),
+            ids: workspace.ids.address(),
+            weights: workspace.weights.address(),
+            positions: workspace.positions.address(),
+            counts: workspace.counts.address(),
+            tokens: n_tokens as u32,
+            top_k: self.shape.top_k as u32,
+            hidden: self.shape.hidden as u32,
+            padding: 0,
+        };
+        let launched = MoeLaunched {
+            gate_up: self.gemm.gate_up_routed(stream, &args(self.gate_up_args(weights, workspace)))?,
+            down: self.gemm.down_routed(stream, &args(self.down_args(weights, workspace)))?,
+        };
+        self.combine(stream, workspace, out)?;
+        Ok(launched)
     }
 
     /// Each token's experts, those of the largest logits (of equal ones, the first), and their weights; its row of `x` to
@@ -106,12 +142,7 @@ impl Moe {
         n_tokens: usize,
         workspace: &mut MoeWorkspace,
     ) -> Result<(), MoeError> {
-        self.matches("buffers of the workspace", workspace.shape)?;
-        workspace.n_tokens = 0;
-        workspace.has_room(n_tokens)?;
-        long_enough("logits", logits, n_tokens * self.shape.experts)?;
-        long_enough("x", x, n_tokens * self.shape.hidden)?;
-        workspace.n_tokens = n_tokens;
+        self.begin(logits, x, n_tokens, workspace)?;
         if n_tokens == 0 {
             return Ok(());
         }
@@ -158,9 +189,7 @@ impl Moe {
         if workspace.n_tokens == 0 {
             return Ok(None);
         }
-        let (tokens, out) = (workspace.x.address(), workspace.h.address());
-        let args = self.gemm_args(&weights.gate_up, self.shape.gate_up(), workspace, tokens, out);
-        Ok(Some(self.gemm.gate_up(stream, kernel, &args)?))
+        Ok(Some(self.gemm.gate_up(stream, kernel, &self.gate_up_args(weights, workspace))?))
     }
 
     /// The down projection of every slot. The name of the kernel that ran; without tokens, none did.
@@ -175,9 +204,7 @@ impl Moe {
         if workspace.n_tokens == 0 {
             return Ok(None);
         }
-        let (tokens, out) = (workspace.h.address(), workspace.y.address());
-        let args = self.gemm_args(&weights.down, self.shape.down(), workspace, tokens, out);
-        Ok(Some(self.gemm.down(stream, kernel, &args)?))
+        Ok(Some(self.gemm.down(stream, kernel, &self.down_args(weights, workspace))?))
     }
 
     /// Each token's weighted sum, to its row of `out` `[tokens, hidden]`.
@@ -198,6 +225,23 @@ impl Moe {
         Ok(self.route.combine(stream, workspace.n_tokens as u32, &args)?)
     }
 
+    /// Checks what routing reads; the workspace is for `n_tokens` from now on.
+    fn begin(
+        &self,
+        logits: &Buffer<f32>,
+        x: &Buffer<bf16>,
+        n_tokens: usize,
+        workspace: &mut MoeWorkspace,
+    ) -> Result<(), MoeError> {
+        self.matches("buffers of the workspace", workspace.shape)?;
+        workspace.n_tokens = 0;
+        workspace.has_room(n_tokens)?;
+        long_enough("logits", logits, n_tokens * self.shape.experts)?;
+        long_enough("x", x, n_tokens * self.shape.hidden)?;
+        workspace.n_tokens = n_tokens;
+        Ok(())
+    }
+
     fn route_args(&self, logits: Address, x: &Buffer<bf16>, workspace: &MoeWorkspace) -> RouteArgs {
         RouteArgs {
             logits,
@@ -208,12 +252,21 @@ impl Moe {
             slots: workspace.slots.address(),
             positions: workspace.positions.address(),
             grouped: workspace.x.address(),
-            n_beyond: workspace.n_beyond.address(),
             tokens: workspace.n_tokens as u32,
             experts: self.shape.experts as u32,
             top_k: self.shape.top_k as u32,
             hidden: self.shape.hidden as u32,
         }
+    }
+
+    fn gate_up_args(&self, weights: &MoeWeights, workspace: &MoeWorkspace) -> GemmArgs {
+        let (tokens, out) = (workspace.x.address(), workspace.h.address());
+        self.gemm_args(&weights.gate_up, self.shape.gate_up(), workspace, tokens, out)
+    }
+
+    fn down_args(&self, weights: &MoeWeights, workspace: &MoeWorkspace) -> GemmArgs {
+        let (tokens, out) = (workspace.h.address(), workspace.y.address());
+        self.gemm_args(&weights.down, self.shape.down(), workspace, tokens, out)
     }
 
     fn gemm_args(

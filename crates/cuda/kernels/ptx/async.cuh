@@ -52,6 +52,11 @@ __device__ __forceinline__ void copy_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
+// Arrives when all of this thread's copies of 16 bytes are there; the barrier counts on it.
+__device__ __forceinline__ void copy_arrive(uint32_t barrier) {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
 // Orders this thread's ordinary accesses to shared memory before the matrix and copy engines' later ones.
 __device__ __forceinline__ void proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 

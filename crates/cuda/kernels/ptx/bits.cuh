@@ -1,4 +1,4 @@
-// Single instructions on packed registers.
+// Single instructions on registers, packed ones and others.
 #pragma once
 #include <cstdint>
 
@@ -31,4 +31,30 @@ __device__ __forceinline__ uint32_t pack_bf16x2(float low, float high) {
     uint32_t pair;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
     return pair;
+}
+
+// The smaller and the larger number; NaN if one is.
+__device__ __forceinline__ float min_nan(float a, float b) {
+    float smaller;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(smaller) : "f"(a), "f"(b));
+    return smaller;
+}
+
+__device__ __forceinline__ float max_nan(float a, float b) {
+    float larger;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(a), "f"(b));
+    return larger;
+}
+
+// 2^x and 1 / x to about two units in the last place (PTX ISA); subnormals are zero.
+__device__ __forceinline__ float exp2_approx(float x) {
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+    return power;
+}
+
+__device__ __forceinline__ float reciprocal_approx(float x) {
+    float reciprocal;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(x));
+    return reciprocal;
 }

@@ -3,7 +3,8 @@ use bytemuck::{Pod, Zeroable};
 use crate::device::{Address, Device};
 use crate::error::DeviceError;
 use crate::launch::{Kernel, Launch, Start, Stream};
-use crate::moe::MAX_EXPERTS;
+use crate::moe::grouped::{GROUP_ROWS, panels};
+use crate::moe::{MAX_EXPERTS, MAX_TOP_K, MAX_WIDTH};
 use crate::pack::{RECORD_BYTES, TILE_K};
 
 /// Which of the experts' matrix products: they differ in how many tokens share a decoded weight, and in no bit of the result.
@@ -16,35 +17,77 @@ pub enum MoeKernel {
     Prefill,
 }
 
-/// The geometry of a body of `moe_gemm.cu`.
+/// The geometry of a body: a block's warpgroups that multiply, a strip of 64 rows at a time each, and its shared memory.
 struct Body {
+    file: &'static str,
     gate_up: &'static str,
     down: &'static str,
-    /// Warpgroups that multiply, a strip of 64 rows each; one more copies.
     consumers: usize,
     /// Of a tile.
     max_tokens: usize,
-    /// Records of each strip in a stage.
+    /// Records of a strip in a stage.
     chunk: usize,
     stages: usize,
+    sharing: Sharing,
 }
 
-/// As in `moe_gemm.cu`, in the order of [`MoeKernel`].
-#[rustfmt::skip]
+/// What a body's warpgroups have in common.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    /// The tokens over the whole of k; each has a ring of its own for its weights.
+    Tokens,
+    /// One ring for weights and tokens.
+    Ring,
+}
+
+/// As in `moe_stream.cu` and `moe_gemm.cu`, in the order of [`MoeKernel`].
 const BODIES: [Body; 3] = [
-    Body { gate_up: "moe_gate_up_stream",  down: "moe_down_stream",  consumers: 4, max_tokens: 24,  chunk: 3, stages: 5 },
-    Body { gate_up: "moe_gate_up_mid",     down: "moe_down_mid",     consumers: 4, max_tokens: 48,  chunk: 3, stages: 4 },
-    Body { gate_up: "moe_gate_up_prefill", down: "moe_down_prefill", consumers: 3, max_tokens: 176, chunk: 2, stages: 3 },
+    Body {
+        file: "moe_stream",
+        gate_up: "moe_gate_up_stream",
+        down: "moe_down_stream",
+        consumers: 4,
+        max_tokens: 16,
+        chunk: 3,
+        stages: 5,
+        sharing: Sharing::Tokens,
+    },
+    Body {
+        file: "moe_gemm",
+        gate_up: "moe_gate_up_mid",
+        down: "moe_down_mid",
+        consumers: 4,
+        max_tokens: 48,
+        chunk: 3,
+        stages: 4,
+        sharing: Sharing::Ring,
+    },
+    Body {
+        file: "moe_gemm",
+        gate_up: "moe_gate_up_prefill",
+        down: "moe_down_prefill",
+        consumers: 3,
+        max_tokens: 176,
+        chunk: 2,
+        stages: 3,
+        sharing: Sharing::Ring,
+    },
 ];
 
 /// Tokens per expert, on average, up to which each kernel is the fastest.
-const MAX_STREAM_TOKENS: usize = 12;
+const MAX_STREAM_TOKENS: usize = 10;
 const MAX_MID_TOKENS: usize = 40;
+
+/// Parts of k in which `moe_stream.cu` lets tokens come and go.
+const SEGMENTS: usize = 3;
+/// Up to here, the stream kernels choose the experts by themselves.
+pub(crate) const MAX_ROUTED_TOKENS: usize = 16;
 
 /// What the copy engine's addresses in shared memory are aligned to.
 const STAGE_ALIGN: usize = 1024;
 const STRIP_ALIGN: usize = 128;
 const WARPGROUP: usize = 128;
+const WARP: usize = 32;
 
 impl MoeKernel {
     pub const ALL: [Self; 3] = [Self::Stream, Self::Mid, Self::Prefill];
@@ -68,20 +111,34 @@ impl MoeKernel {
 
 impl Body {
     fn threads(&self) -> usize {
-        (self.consumers + 1) * WARPGROUP
+        match self.sharing {
+            // A warp copies for each, and one copies the tokens.
+            Sharing::Tokens => self.consumers * WARPGROUP + (self.consumers + 1) * WARP,
+            Sharing::Ring => (self.consumers + 1) * WARPGROUP,
+        }
     }
 
-    /// `Shared` of `moe_gemm.cu`.
+    /// `Shared` of the kernel.
     fn smem_bytes(&self) -> usize {
-        let tokens = self.chunk * self.max_tokens * TILE_K * 2;
         let weights = self.consumers * (self.chunk * RECORD_BYTES).next_multiple_of(STRIP_ALIGN);
-        let stage = (tokens + weights).next_multiple_of(STAGE_ALIGN);
-        let (barriers, plan) = (2 * 8, 2 * 4 * (MAX_EXPERTS + 1));
-        self.stages * (stage + barriers) + plan
+        let tiles = 4 * (MAX_EXPERTS + 2 * (MAX_EXPERTS + 1));
+        match self.sharing {
+            Sharing::Tokens => {
+                let tokens = panels(MAX_WIDTH) * self.max_tokens * TILE_K * 2;
+                let barriers = 2 * 8 * (self.consumers * self.stages + self.max_tokens / GROUP_ROWS * SEGMENTS);
+                let routing = 4 * MAX_EXPERTS + (4 + 4 + GROUP_ROWS) * MAX_ROUTED_TOKENS * MAX_TOP_K;
+                (tokens + self.stages * weights + barriers + tiles + routing).next_multiple_of(STAGE_ALIGN)
+            }
+            Sharing::Ring => {
+                let tokens = self.chunk * self.max_tokens * TILE_K * 2;
+                let stage = (tokens + weights).next_multiple_of(STAGE_ALIGN);
+                self.stages * (stage + 2 * 8) + tiles
+            }
+        }
     }
 }
 
-/// `MoeGemmArgs` of `moe_gemm.cu`.
+/// `MoeGemmArgs` of `moe_gemm.cuh`.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct GemmArgs {
@@ -100,15 +157,34 @@ pub(crate) struct GemmArgs {
     pub padding: u32,
 }
 
-/// All bodies, loaded.
-pub(crate) struct GemmKernels {
-    gate_up: [Gemm; 3],
-    down: [Gemm; 3],
+/// `MoeRoutedArgs` of `moe_stream.cu`.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct RoutedArgs {
+    pub gemm: GemmArgs,
+    pub logits: Address,    // [tokens, experts]
+    pub x: Address,         // [tokens, hidden] bfloat16; read by gate_up alone
+    pub ids: Address,       // [tokens, top_k]; written by gate_up, as are those that follow
+    pub weights: Address,   // [tokens, top_k]
+    pub positions: Address, // [tokens, top_k]
+    pub counts: Address,    // [experts]
+    pub tokens: u32,
+    pub top_k: u32,
+    pub hidden: u32,
+    pub padding: u32,
 }
 
-struct Gemm {
+/// All bodies, loaded.
+pub(crate) struct GemmKernels {
+    gate_up: [Gemm<GemmArgs>; 3],
+    down: [Gemm<GemmArgs>; 3],
+    gate_up_routed: Gemm<RoutedArgs>,
+    down_routed: Gemm<RoutedArgs>,
+}
+
+struct Gemm<A> {
     name: &'static str,
-    kernel: Kernel<GemmArgs>,
+    kernel: Kernel<A>,
     launch: Launch,
 }
 
@@ -119,12 +195,20 @@ impl GemmKernels {
             let load = |body| Gemm::load(device, body, name(body));
             Ok::<_, DeviceError>([load(stream)?, load(mid)?, load(prefill)?])
         };
-        Ok(Self { gate_up: all(|body| body.gate_up)?, down: all(|body| body.down)? })
+        Ok(Self {
+            gate_up: all(|body| body.gate_up)?,
+            down: all(|body| body.down)?,
+            gate_up_routed: Gemm::load(device, stream, "moe_gate_up_routed")?,
+            down_routed: Gemm::load(device, stream, "moe_down_routed")?,
+        })
     }
 
     /// From now on so many blocks share the tiles, instead of one per multiprocessor. No bit of the result depends on it.
     pub fn set_blocks(&mut self, n_blocks: u32) {
         for gemm in self.gate_up.iter_mut().chain(&mut self.down) {
+            gemm.launch.grid = [n_blocks, 1, 1];
+        }
+        for gemm in [&mut self.gate_up_routed, &mut self.down_routed] {
             gemm.launch.grid = [n_blocks, 1, 1];
         }
     }
@@ -139,7 +223,18 @@ impl GemmKernels {
     }
 }
 
-impl Gemm {
+/// The same with routing: the stream body, for [`MAX_ROUTED_TOKENS`] at most.
+impl GemmKernels {
+    pub fn gate_up_routed(&self, stream: &Stream, args: &RoutedArgs) -> Result<&'static str, DeviceError> {
+        self.gate_up_routed.launch(stream, args)
+    }
+
+    pub fn down_routed(&self, stream: &Stream, args: &RoutedArgs) -> Result<&'static str, DeviceError> {
+        self.down_routed.launch(stream, args)
+    }
+}
+
+impl<A: Pod> Gemm<A> {
     fn load(device: &Device, body: &Body, name: &'static str) -> Result<Self, DeviceError> {
         let n_blocks = device.properties().n_sms as u32; // persistent
         let launch = Launch {
@@ -147,10 +242,10 @@ impl Gemm {
             start: Start::Early,
             ..Launch::new(n_blocks, body.threads() as u32)
         };
-        Ok(Self { name, kernel: device.kernel("moe_gemm", name)?, launch })
+        Ok(Self { name, kernel: device.kernel(body.file, name)?, launch })
     }
 
-    fn launch(&self, stream: &Stream, args: &GemmArgs) -> Result<&'static str, DeviceError> {
+    fn launch(&self, stream: &Stream, args: &A) -> Result<&'static str, DeviceError> {
         stream.launch(&self.kernel, self.launch, args)?;
         Ok(self.name)
     }
@@ -158,7 +253,9 @@ impl Gemm {
 
 #[cfg(test)]
 mod tests {
-    use super::{BODIES, MAX_MID_TOKENS, MAX_STREAM_TOKENS, MoeKernel};
+    use super::{BODIES, Body, MAX_MID_TOKENS, MAX_STREAM_TOKENS, MoeKernel, Sharing};
+    use crate::moe::MAX_WIDTH;
+    use crate::moe::grouped::{GROUP_ROWS, PANEL};
 
     /// What a block of a Hopper GPU may have.
     const MOST_SMEM_BYTES: usize = 227 << 10;
@@ -173,18 +270,46 @@ mod tests {
         }
     }
 
-    /// `using Name = Body<consumers, max tokens, step, chunk, stages>;`
     #[test]
     fn bodies_are_those_of_the_kernels() {
+        let [stream, mid, prefill] = BODIES.each_ref().map(numbers);
+        assert_eq!(stream, in_moe_stream());
+        assert_eq!(mid, in_moe_gemm("Mid"));
+        assert_eq!(prefill, in_moe_gemm("Prefill"));
+        assert_eq!(BODIES.each_ref().map(|body| body.file), ["moe_stream", "moe_gemm", "moe_gemm"]);
+        assert!(BODIES.iter().all(|body| (body.file == "moe_stream") == (body.sharing == Sharing::Tokens)));
+    }
+
+    /// Consumers, tokens, chunk, stages.
+    fn numbers(body: &Body) -> [usize; 4] {
+        [body.consumers, body.max_tokens, body.chunk, body.stages]
+    }
+
+    /// `using Name = Body<consumers, max tokens, step, chunk, stages>;`
+    fn in_moe_gemm(name: &str) -> [usize; 4] {
         let source = include_str!("../../kernels/moe_gemm.cu");
-        for (kernel, body) in MoeKernel::ALL.into_iter().zip(&BODIES) {
-            let (_, rest) = source.split_once(&format!("using {kernel:?} = Body<")).unwrap();
-            let (numbers, _) = rest.split_once('>').unwrap();
-            let numbers: Vec<usize> = numbers.split(", ").map(|number| number.parse().unwrap()).collect();
-            let [consumers, max_tokens, _, chunk, stages] = numbers[..] else { panic!("{numbers:?}") };
-            let found = [body.consumers, body.max_tokens, body.chunk, body.stages];
-            assert_eq!(found, [consumers, max_tokens, chunk, stages], "{kernel:?}");
-        }
+        let (_, rest) = source.split_once(&format!("using {name} = Body<")).unwrap();
+        let (numbers, _) = rest.split_once('>').unwrap();
+        let numbers: Vec<usize> = numbers.split(", ").map(|number| number.parse().unwrap()).collect();
+        let [consumers, max_tokens, _, chunk, stages] = numbers[..] else { panic!("{numbers:?}") };
+        [consumers, max_tokens, chunk, stages]
+    }
+
+    fn in_moe_stream() -> [usize; 4] {
+        let max_tokens = stream_constant("kBuffers") * GROUP_ROWS;
+        [stream_constant("kConsumers"), max_tokens, stream_constant("kChunk"), stream_constant("kStages")]
+    }
+
+    /// `constexpr uint32_t kName = number, kOther = number;`
+    fn stream_constant(name: &str) -> usize {
+        let source = include_str!("../../kernels/moe_stream.cu");
+        let (_, rest) = source.split_once(&format!(" {name} = ")).expect(name);
+        rest.split([',', ';']).next().unwrap().parse().expect(name)
+    }
+
+    #[test]
+    fn the_widest_rows_are_those_that_stream_has_room_for() {
+        assert_eq!(MAX_WIDTH, stream_constant("kMaxPanels") * PANEL);
     }
 
     #[test]

@@ -28,7 +28,6 @@ pub(crate) struct RouteArgs {
     pub slots: Address,     // [experts, tokens * top_k]
     pub positions: Address, // [tokens, top_k]
     pub grouped: Address,   // grouped rows of x
-    pub n_beyond: Address,
     pub tokens: u32,
     pub experts: u32,
     pub top_k: u32,

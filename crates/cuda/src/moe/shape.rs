@@ -6,8 +6,8 @@ use crate::pack::{Rows, TILE_ROWS};
 pub const MAX_EXPERTS: usize = 256;
 /// As in `moe_route.cu`.
 pub const MAX_TOP_K: usize = 8;
-/// Of hidden and intermediate sizes: products of two still count in 32 bits where the kernels count in 32 bits.
-pub const MAX_WIDTH: usize = 1 << 15;
+/// Of hidden and intermediate sizes: 16 rows of so many columns stay in a multiprocessor's shared memory (`moe_stream.cu`).
+pub const MAX_WIDTH: usize = 2944;
 /// Of one call.
 pub const MAX_TOKENS: usize = 1 << 16;
 
@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(SHAPE.checked(), Ok(SHAPE));
         assert!(MoeShape { hidden: 2880, intermediate: 2880, experts: 256, top_k: 8 }.checked().is_ok());
         assert!(MoeShape { experts: 1, top_k: 1, ..SHAPE }.checked().is_ok());
-        let expected = "expected a multiple of 32, at most 32768";
+        let expected = "expected a multiple of 32, at most 2944";
         for width in [0, 8, 100, 1 << 16] {
             check(MoeShape { hidden: width, ..SHAPE }, &format!("experts' hidden size is {width}: {expected}"));
             check(

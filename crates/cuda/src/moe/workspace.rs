@@ -20,7 +20,6 @@ pub struct MoeWorkspace {
     pub(super) counts: Buffer<i32>,    // [experts]
     pub(super) slots: Buffer<i32>,     // [experts, tokens * top_k]
     pub(super) positions: Buffer<i32>, // [tokens, top_k]: grouped rows, -1 for a skipped slot
-    pub(super) n_beyond: Buffer<u32>,  // [1]
     pub(super) x: Buffer<bf16>,        // grouped rows of hidden columns
     pub(super) h: Buffer<bf16>,        // grouped rows of intermediate columns
     pub(super) y: Buffer<f32>,         // [grouped rows, hidden]
@@ -47,7 +46,6 @@ impl MoeWorkspace {
             counts: device.alloc(shape.experts)?,
             slots: device.alloc(shape.experts * n_slots)?,
             positions: device.alloc(n_slots)?,
-            n_beyond: device.alloc(1)?,
             x: device.alloc(n_rows * panels(shape.hidden) * PANEL)?,
             h: device.alloc(n_rows * panels(shape.intermediate) * PANEL)?,
             y: device.alloc(n_rows * shape.hidden)?,

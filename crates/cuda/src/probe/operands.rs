@@ -173,6 +173,20 @@ mod tests {
         }
     }
 
+    /// Beside every scale there is another that can be packed.
+    #[test]
+    fn spoilt_tiles_are_told() {
+        for tile in tiles() {
+            let mut swapped = tile.clone();
+            swapped.blocks.iter_mut().for_each(|byte| *byte = byte.rotate_left(4));
+            let mut scaled = tile.clone();
+            scaled.scales[1] = scaled.scales[1].checked_sub(1).unwrap_or(1);
+            for spoilt in [swapped, scaled] {
+                assert!(wrong_register(&tile, &registers(&spoilt)).is_some(), "scale byte {}", tile.scales[1]);
+            }
+        }
+    }
+
     #[test]
     fn tiles_have_every_code_in_every_place() {
         let mut seen = vec![0_u16; TILE * TILE];

@@ -61,7 +61,7 @@ pub fn counts(bench: &Bench, kernel: MoeKernel) -> Result<Option<String>, MoeErr
     const EXPERTS: usize = 4;
     let matrix = Matrix::new(EXPERTS * ROWS, K, |_, _| ONE, |row, _| SCALE_ONE + (row / ROWS) as u8);
     let mut rig = Rig::down(bench, EXPERTS, matrix)?;
-    for n in counts_around(kernel) {
+    for n in counts_around(kernel.max_tokens()) {
         let ids = ids_with(n);
         let mut batch = rig.route_to_down(&ids, &vec![1.0; ids.len() * K])?;
         let y = rig.run_down(&mut batch, kernel, bench.usual_blocks())?;
@@ -77,9 +77,9 @@ pub fn counts(bench: &Bench, kernel: MoeKernel) -> Result<Option<String>, MoeErr
     Ok(None)
 }
 
-/// Tokens of one expert: the fewest and the most of every width of a product, and around one tile and two.
-fn counts_around(kernel: MoeKernel) -> Vec<usize> {
-    let most = kernel.max_tokens();
+/// Tokens of one expert: the fewest and the most of every width of a product, and around one tile and two. A product has
+/// `most` tokens at most.
+fn counts_around(most: usize) -> Vec<usize> {
     let widths = (8..=most).step_by(8).flat_map(|width| [width - 7, width - 1, width]);
     widths.chain([most + 1, 2 * most - 1, 2 * most, 2 * most + 1]).collect()
 }
@@ -163,8 +163,8 @@ mod tests {
 
     #[test]
     fn counts_are_around_every_width() {
-        let counts = counts_around(MoeKernel::Stream);
-        assert_eq!(counts, [1, 7, 8, 9, 15, 16, 17, 23, 24, 25, 47, 48, 49]);
+        assert_eq!(counts_around(8), [1, 7, 8, 9, 15, 16, 17]);
+        assert_eq!(counts_around(24), [1, 7, 8, 9, 15, 16, 17, 23, 24, 25, 47, 48, 49]);
     }
 
     #[test]

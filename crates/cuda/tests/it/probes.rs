@@ -61,8 +61,9 @@ fn repeat_step(values: &mut [f32], width: usize) {
     }
 }
 
+/// Never to 255, which is no scale, and refused.
 fn spoil_a_scale(matrix: &mut Matrix) {
-    matrix.scales[1] ^= 1;
+    matrix.scales[1] = matrix.scales[1].checked_sub(1).unwrap_or(1);
 }
 
 fn spoil_the_last_code(matrix: &mut Matrix) {

@@ -66,6 +66,20 @@ fn the_smallest_sizes_and_every_top_k() {
     }
 }
 
+/// The activation's limits must not make a number of it.
+#[test]
+fn gates_and_ups_that_are_not_numbers_stay_so() {
+    let Some(device) = gpu() else { return };
+    let mut layer = Layer::random(shape(96, 64, 6, 4), Signs::Both);
+    let (gate, up) = (2 * 37, 2 * 5 + 1); // rows of an expert
+    layer.gate_up.bias[128 + gate] = bf16::NAN;
+    layer.gate_up.bias[4 * 128 + up] = -bf16::NAN;
+    let rig = Rig::new(device, layer);
+    for n_tokens in [1, 9, 70, 300] {
+        rig.check(&rig.layer.inputs(n_tokens, Signs::Both));
+    }
+}
+
 #[test]
 fn without_cancellation_results_are_the_nearest_or_their_neighbours() {
     for (sizes, n_tokens) in [(shape(256, 128, 8, 4), [1, 33, 257]), (shape(96, 160, 6, 4), [2, 17, 100])] {

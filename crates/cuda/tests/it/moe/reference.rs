@@ -61,7 +61,7 @@ fn gate_up(layer: &Layer, inputs: &Inputs, ids: &[i32]) -> Vec<f64> {
 
 fn swiglu(gate: f64, up: f64) -> f64 {
     if gate.is_nan() {
-        return f64::NAN; // of nobody
+        return f64::NAN; // of nobody, or of a bias that is none
     }
     let (gate, up) = (gate.min(LIMIT), up.clamp(-LIMIT, LIMIT));
     gate / (1.0 + (-ALPHA * gate).exp()) * (up + 1.0)

@@ -1,0 +1,394 @@
+// The experts' matrix products for few tokens per expert: weights stream through once, as fast as memory gives them.
+//
+// A block is some consumer warpgroups, a producer warp for each, and a warp that fetches tokens. Consumers take strips of 64
+// weight rows in turn; each has a ring of its own for its weights, so that none waits for another. All share the tokens:
+// up to 16 rows of one expert over the whole of k. Blocks are persistent and have equal shares of the work, each a run of
+// strips, so that most meet one expert only.
+//
+// With 8 or 16 tokens the tensor cores idle whatever feeds them, and what counts is instructions per weight and waiting:
+// mma.sync needs no agreement among the four warps of a group, no fences and no descriptors. Its sums have the same bits.
+#include <cuda_bf16.h>
+
+#include <cstdint>
+#include <type_traits>
+
+#include "moe_choose.cuh"
+#include "moe_gemm.cuh"
+#include "moe_tokens.cuh"
+#include "mxfp4.cuh"
+#include "ptx/async.cuh"
+#include "ptx/mma.cuh"
+
+// With very few tokens, each block chooses their experts by itself.
+struct MoeRoutedArgs {
+    MoeGemmArgs gemm;
+    const float* logits;     // [tokens, experts]
+    const __nv_bfloat16* x;  // [tokens, hidden]; used by SwiGLU alone, as are those that follow
+    int32_t* ids;            // [tokens, top_k]
+    float* weights;          // [tokens, top_k]
+    int32_t* positions;      // [tokens, top_k]
+    int32_t* counts;         // [experts]
+    uint32_t tokens, top_k, hidden;
+};
+static_assert(sizeof(MoeRoutedArgs) == 136);
+
+namespace {
+
+constexpr uint32_t kConsumers = 4, kChunk = 3, kStages = 5;
+// Columns of a group of tokens that stay, in panels, and groups.
+constexpr uint32_t kMaxPanels = 46, kBuffers = 2;
+// Parts of k in which tokens come and go.
+constexpr uint32_t kSegments = 3;
+constexpr uint32_t kThreads = kConsumers * 128 + (kConsumers + 1) * 32;
+constexpr uint32_t kMaxRoutedTokens = 16, kMaxRoutedSlots = kMaxRoutedTokens * kMaxTopK;
+
+__device__ __forceinline__ const MoeGemmArgs& gemm_args(const MoeGemmArgs& args) { return args; }
+__device__ __forceinline__ const MoeGemmArgs& gemm_args(const MoeRoutedArgs& args) { return args.gemm; }
+
+// Whether experts are chosen here.
+template <class Args>
+constexpr bool kRoutes = std::is_same_v<Args, MoeRoutedArgs>;
+
+struct Shared {
+    alignas(1024) uint8_t tokens[kBuffers][kMaxPanels * kGroupBytes];
+    alignas(128) uint8_t weights[kConsumers][kStages][kChunk * mxfp4::kRecordBytes];
+    uint64_t full[kConsumers][kStages];
+    uint64_t empty[kConsumers][kStages];
+    uint64_t tokens_full[kBuffers][kSegments];
+    uint64_t tokens_empty[kBuffers][kSegments];
+    TokenTiles<kBuffers> tiles;
+    int32_t ids[kMaxRoutedSlots];
+    float choice_weights[kMaxRoutedSlots];
+    int32_t counts[kMaxExperts];
+    uint8_t token_of[kMaxRoutedSlots * 8];  // of each grouped row; kNobody where the row only fills its group
+};
+static_assert(sizeof(Shared) <= 227 * 1024);
+constexpr uint8_t kNobody = 255;
+
+// Place in a ring of stages, and the parity of its phase.
+struct Ring {
+    uint32_t stage = 0, parity = 0;
+    __device__ __forceinline__ void next() {
+        if (++stage == kStages) { stage = 0; parity ^= 1; }
+    }
+};
+
+// What a strip costs: 3 and 1 for each group of tokens, as measured; but for the last, tiles of an expert have two groups.
+constexpr uint32_t kStripCost = 3, kFullCost = kStripCost + kBuffers;
+
+// The strip, counted over all tiles, at which the share of block `block` begins, or at which the last one ends.
+__device__ __forceinline__ uint32_t share_begin(const MoeGemmArgs& args, const TokenTiles<kBuffers>& tiles, uint32_t block) {
+    const auto cost_before = [&](uint32_t e) { return args.strips * (kStripCost * tiles.first_tile[e] + tiles.first_group[e]); };
+    const uint32_t total = cost_before(args.experts);
+    const uint32_t cost = total / gridDim.x * block + min(total % gridDim.x, block);
+    if (cost == total) return tiles.first_tile[args.experts] * args.strips;
+    uint32_t low = 0, high = args.experts;  // cost_before(low) <= cost < cost_before(high)
+    while (high - low > 1) {
+        const uint32_t middle = (low + high) / 2;
+        if (cost_before(middle) <= cost) low = middle; else high = middle;
+    }
+    const uint32_t rest = cost - cost_before(low), tile = rest / (args.strips * kFullCost);
+    const uint32_t n_groups = min(kBuffers, tiles.first_group[low + 1] - tiles.first_group[low] - tile * kBuffers);
+    const uint32_t strip_cost = kStripCost + n_groups;
+    const uint32_t strip = (rest - tile * args.strips * kFullCost + strip_cost - 1) / strip_cost;
+    return (tiles.first_tile[low] + tile) * args.strips + strip;
+}
+
+// The strips of this block, in order: those of one tile of tokens at a time.
+struct Work {
+    const MoeGemmArgs& args;
+    const Shared& shared;
+    uint32_t begin, end;   // of the block
+    uint32_t first, last;  // of the tile
+    TokenTile tile;
+    uint32_t buffer;                   // of the tile's first group
+    uint32_t uses_0 = 0, uses_1 = 0;  // of each buffer by the tiles before
+
+    __device__ __forceinline__ Work(const MoeGemmArgs& args, const Shared& shared)
+        : args(args), shared(shared), begin(share_begin(args, shared.tiles, blockIdx.x)),
+          end(share_begin(args, shared.tiles, blockIdx.x + 1)), first(begin) {
+        if (!is_done()) open();
+    }
+
+    __device__ __forceinline__ bool is_done() const { return first >= end; }
+
+    __device__ __forceinline__ void next() {
+        if (buffer == 0) uses_0++;
+        if (buffer == 1 || tile.n_groups == kBuffers) uses_1++;
+        first = last;
+        if (!is_done()) open();
+    }
+
+    // The buffer of the tile's group `g`, and the parity of its phase.
+    __device__ __forceinline__ uint32_t buffer_of(uint32_t g) const { return buffer + g; }
+    __device__ __forceinline__ uint32_t parity(uint32_t g) const { return (buffer_of(g) == 0 ? uses_0 : uses_1) & 1; }
+
+    // The first of this tile's strips that a consumer takes: of the block's, every kConsumers-th.
+    __device__ __forceinline__ uint32_t first_of(uint32_t consumer) const {
+        return first + (consumer + kConsumers - (first - begin) % kConsumers) % kConsumers;
+    }
+
+  private:
+    __device__ __forceinline__ void open() {
+        const uint32_t index = first / args.strips;
+        tile = shared.tiles.at(args.experts, index);
+        last = min(end, (index + 1) * args.strips);
+        buffer = tile.n_groups == kBuffers || uses_0 <= uses_1 ? 0 : 1;
+    }
+};
+
+// The record at which a segment ends: all but the last one that has any are whole chunks.
+__device__ __forceinline__ uint32_t segment_end(uint32_t k_records, uint32_t segment) {
+    constexpr uint32_t kUnit = kSegments * kChunk;
+    return min(k_records, (k_records + kUnit - 1) / kUnit * kChunk * (segment + 1));
+}
+
+// One thread: the weights of one consumer's strips.
+__device__ __forceinline__ void produce_weights(const MoeGemmArgs& args, Shared& shared, uint32_t consumer) {
+    Ring ring;
+    for (Work work(args, shared); !work.is_done(); work.next()) {
+        for (uint32_t unit = work.first_of(consumer); unit < work.last; unit += kConsumers) {
+            const size_t strip = size_t(work.tile.expert) * args.strips + unit % args.strips;
+            const uint8_t* from = args.records + strip * args.k_records * mxfp4::kRecordBytes;
+            for (uint32_t record = 0; record < args.k_records; record += kChunk, ring.next()) {
+                const uint32_t n_bytes = min(kChunk, args.k_records - record) * mxfp4::kRecordBytes;
+                const uint32_t full = shared_address(&shared.full[consumer][ring.stage]);
+                barrier_wait(shared_address(&shared.empty[consumer][ring.stage]), ring.parity ^ 1);
+                barrier_expect(full, n_bytes);
+                copy_bulk(shared_address(shared.weights[consumer][ring.stage]), from, n_bytes, full);
+                from += n_bytes;
+            }
+        }
+    }
+}
+
+// One warp: panels `first` to `last` of group `g`, which the kernel before has grouped.
+__device__ __forceinline__ void copy_group(const MoeGemmArgs& args, const TokenTile& tile, uint32_t g, uint32_t first,
+                                           uint32_t last, uint32_t to, uint32_t full) {
+    const uint32_t lane = threadIdx.x % 32;
+    if (lane == 0) barrier_expect(full, (last - first) * kGroupBytes);
+    __syncwarp();
+    const uint8_t* from = args.tokens
+        + (size_t(tile.expert_group) * args.k_records + (tile.first_group - tile.expert_group) + g) * kGroupBytes;
+    for (uint32_t panel = first + lane; panel < last; panel += 32) {
+        copy_bulk(to + panel * kGroupBytes, from + size_t(panel) * tile.panel_stride * kGroupBytes, kGroupBytes, full);
+    }
+}
+
+// The same of rows that lie where they were, each by itself. All lanes arrive.
+__device__ __forceinline__ void gather_group(const MoeRoutedArgs& args, const Shared& shared, const TokenTile& tile, uint32_t g,
+                                             uint32_t first, uint32_t last, uint32_t to, uint32_t full) {
+#pragma unroll
+    for (uint32_t r = 0; r < 8; r++) {
+        const uint8_t token = shared.token_of[(tile.first_group + g) * 8 + r];
+        const __nv_bfloat16* row = args.x + (token == kNobody ? 0 : size_t(token) * args.hidden);
+        for (uint32_t piece = first * 8 + threadIdx.x % 32; piece < last * 8; piece += 32) {
+            const bool is_there = token != kNobody && piece * 8 < args.hidden;
+            copy_16_or_zero(to + piece / 8 * kGroupBytes + r * 128 + (piece % 8 ^ r) * 16,
+                            row + (is_there ? piece * 8 : 0), is_there ? 16 : 0);
+        }
+    }
+    copy_arrive(full);
+}
+
+// One warp: the tokens of every tile, a segment of k at a time. They are what the kernel before made.
+template <Epilogue E, class Args>
+__device__ __forceinline__ void produce_tokens(const Args& args, Shared& shared) {
+    const MoeGemmArgs& gemm = gemm_args(args);
+    grid_wait_for_previous();
+    for (Work work(gemm, shared); !work.is_done(); work.next()) {
+        uint32_t first = 0;
+        for (uint32_t segment = 0; segment < kSegments; segment++) {
+            const uint32_t last = segment_end(gemm.k_records, segment);
+            for (uint32_t g = 0; g < work.tile.n_groups; g++) {
+                const uint32_t buffer = work.buffer_of(g), to = shared_address(shared.tokens[buffer]);
+                const uint32_t full = shared_address(&shared.tokens_full[buffer][segment]);
+                barrier_wait(shared_address(&shared.tokens_empty[buffer][segment]), work.parity(g) ^ 1);
+                if constexpr (E == Epilogue::SwiGlu && kRoutes<Args>) {
+                    gather_group(args, shared, work.tile, g, first, last, to, full);
+                } else {
+                    copy_group(gemm, work.tile, g, first, last, to, full);
+                }
+            }
+            first = last;
+        }
+    }
+}
+
+// One record: 64 rows by 64 columns, with 8 tokens of each group, whose panels come next.
+template <int Groups>
+__device__ __forceinline__ void multiply(const uint8_t* record, uint32_t (&tokens)[Groups], float (&acc)[4 * Groups]) {
+    const uint32_t t = threadIdx.x % 128;
+    const uint4 codes = *reinterpret_cast<const uint4*>(record + mxfp4::code_offset(t));
+    const uint32_t scales = *reinterpret_cast<const uint32_t*>(record + mxfp4::scale_offset(t));
+    uint32_t b[Groups][8];
+#pragma unroll
+    for (int g = 0; g < Groups; g++) {
+        load_matrices(tokens[g], b[g]);
+        load_matrices(tokens[g] ^ 64, b[g] + 4);
+        tokens[g] += kGroupBytes;
+    }
+    uint32_t a[mxfp4::kRegisters];
+    mxfp4::decode_k64(codes, scales, a);
+#pragma unroll
+    for (int step = 0; step < 4; step++) {
+#pragma unroll
+        for (int g = 0; g < Groups; g++) mma(acc + 4 * g, a + 4 * step, b[g] + 2 * step);
+    }
+}
+
+__device__ __forceinline__ void wait_for_tokens(Shared& shared, const Work& work, uint32_t segment) {
+    for (uint32_t g = 0; g < work.tile.n_groups; g++) {
+        barrier_wait(shared_address(&shared.tokens_full[work.buffer_of(g)][segment]), work.parity(g));
+    }
+}
+
+__device__ __forceinline__ void release_tokens(Shared& shared, const Work& work, uint32_t segment) {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) {
+        for (uint32_t g = 0; g < work.tile.n_groups; g++) {
+            barrier_arrive(shared_address(&shared.tokens_empty[work.buffer_of(g)][segment]));
+        }
+    }
+}
+
+// One strip; with the last one of a tile, its tokens may go.
+template <int Groups, Epilogue E>
+__device__ __forceinline__ void consume_strip(const MoeGemmArgs& args, Shared& shared, const Work& work, uint32_t unit,
+                                              uint32_t consumer, Ring& ring) {
+    const uint32_t lane = threadIdx.x % 32, strip = unit % args.strips;
+    const float2 bias = load_bias(args, work.tile, strip);
+    float acc[4 * Groups];
+#pragma unroll
+    for (int i = 0; i < 4 * Groups; i++) acc[i] = 0.0f;
+    // Row lane % 8 of a group, piece lane / 8 of a panel.
+    const uint32_t offset = lane % 8 * 128 + ((lane / 8) ^ (lane % 8)) * 16;
+    uint32_t tokens[Groups];
+#pragma unroll
+    for (int g = 0; g < Groups; g++) tokens[g] = shared_address(shared.tokens[work.buffer_of(g)]) + offset;
+    uint32_t record = 0;
+#pragma unroll 1
+    for (uint32_t segment = 0; segment < kSegments; segment++) {
+        const uint32_t end = segment_end(args.k_records, segment);
+        wait_for_tokens(shared, work, segment);
+#pragma unroll 1
+        for (; record < end; record += kChunk, ring.next()) {
+            const uint8_t* weights = shared.weights[consumer][ring.stage];
+            barrier_wait(shared_address(&shared.full[consumer][ring.stage]), ring.parity);
+            if (record + kChunk <= end) {
+#pragma unroll
+                for (uint32_t r = 0; r < kChunk; r++) multiply<Groups>(weights + r * mxfp4::kRecordBytes, tokens, acc);
+            } else {
+#pragma unroll 1
+                for (uint32_t r = 0; r < end - record; r++) multiply<Groups>(weights + r * mxfp4::kRecordBytes, tokens, acc);
+            }
+            __syncwarp();
+            if (lane == 0) barrier_arrive(shared_address(&shared.empty[consumer][ring.stage]));
+        }
+        if (unit + kConsumers >= work.last) release_tokens(shared, work, segment);
+    }
+    if constexpr (E == Epilogue::SwiGlu) store_swiglu<8 * Groups>(args, work.tile, strip, bias, acc);
+    else store_plain<8 * Groups>(args, work.tile, strip, bias, acc);
+}
+
+template <Epilogue E>
+__device__ __forceinline__ void consume(const MoeGemmArgs& args, Shared& shared, uint32_t consumer) {
+    Ring ring;
+    for (Work work(args, shared); !work.is_done(); work.next()) {
+        uint32_t unit = work.first_of(consumer);
+        if (unit >= work.last) {
+            for (uint32_t segment = 0; segment < kSegments; segment++) {
+                wait_for_tokens(shared, work, segment);
+                release_tokens(shared, work, segment);
+            }
+        }
+        for (; unit < work.last; unit += kConsumers) {
+            if (work.tile.n_groups == 1) consume_strip<1, E>(args, shared, work, unit, consumer, ring);
+            else consume_strip<2, E>(args, shared, work, unit, consumer, ring);
+        }
+    }
+}
+
+// All threads: chooses the experts of all tokens, and fills `tiles` and `token_of`.
+template <Epilogue E>
+__device__ __forceinline__ void route(const MoeRoutedArgs& args, Shared& shared) {
+    const uint32_t warp = threadIdx.x / 32, n_slots = args.tokens * args.top_k;
+    for (uint32_t e = threadIdx.x; e < args.gemm.experts; e += kThreads) shared.counts[e] = 0;
+    for (uint32_t i = threadIdx.x; i < kMaxRoutedSlots * 8; i += kThreads) shared.token_of[i] = kNobody;
+    // The logits are the work of the kernel before that of SwiGLU: for the other, they are long there.
+    if constexpr (E == Epilogue::SwiGlu) grid_wait_for_previous();
+    grid_launch_next();
+    if (warp < args.tokens) {
+        choose(args.logits, args.gemm.experts, args.top_k, warp, shared.ids + warp * args.top_k,
+               shared.choice_weights + warp * args.top_k);
+    }
+    __syncthreads();
+    const uint32_t slot = threadIdx.x;
+    const int32_t expert = slot < n_slots ? shared.ids[slot] : -1;
+    uint32_t rank = 0;
+    if (expert >= 0) {
+        for (uint32_t s = 0; s < slot; s++) rank += shared.ids[s] == expert;
+        atomicAdd(&shared.counts[expert], 1);
+    }
+    __syncthreads();
+    if (warp == 0) shared.tiles.fill(shared.counts, args.gemm.experts);
+    __syncthreads();
+    const uint32_t position = expert >= 0 ? shared.tiles.first_group[expert] * 8 + rank : 0;
+    if (expert >= 0) shared.token_of[position] = uint8_t(slot / args.top_k);
+    if constexpr (E == Epilogue::SwiGlu) {
+        if (blockIdx.x == 0 && slot < n_slots) {
+            args.ids[slot] = expert;
+            args.weights[slot] = shared.choice_weights[slot];
+            args.positions[slot] = expert >= 0 ? int32_t(position) : -1;
+        }
+        if (blockIdx.x == 0 && threadIdx.x < args.gemm.experts) args.counts[threadIdx.x] = shared.counts[threadIdx.x];
+    }
+}
+
+template <Epilogue E, class Args>
+__device__ __forceinline__ void moe_stream(const Args& args) {
+    const MoeGemmArgs& gemm = gemm_args(args);
+    extern __shared__ __align__(1024) uint8_t memory[];
+    Shared& shared = *reinterpret_cast<Shared*>(memory);
+    const uint32_t warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
+    if (threadIdx.x == 0) {
+        for (uint32_t c = 0; c < kConsumers; c++) {
+            for (uint32_t i = 0; i < kStages; i++) {
+                barrier_init(shared_address(&shared.full[c][i]), 1);
+                barrier_init(shared_address(&shared.empty[c][i]), 4);
+            }
+        }
+        for (uint32_t i = 0; i < kBuffers * kSegments; i++) {
+            barrier_init(shared_address(&shared.tokens_full[0][i]), E == Epilogue::SwiGlu && kRoutes<Args> ? 32 : 1);
+            barrier_init(shared_address(&shared.tokens_empty[0][i]), kConsumers * 4);
+        }
+        barrier_init_fence();
+    }
+    if constexpr (kRoutes<Args>) {
+        route<E>(args, shared);
+    } else {
+        // The products before SwiGLU come right after the routing, whose counts they need; the others know that it is done.
+        if constexpr (E == Epilogue::SwiGlu) grid_wait_for_previous();
+        grid_launch_next();
+        if (warp == 0) shared.tiles.fill(gemm.counts, gemm.experts);
+    }
+    __syncthreads();
+    if (warp < kConsumers * 4) {
+        consume<E>(gemm, shared, warp / 4);
+    } else if (warp < kConsumers * 5) {
+        if (threadIdx.x % 32 == 0) produce_weights(gemm, shared, warp - kConsumers * 4);
+    } else {
+        produce_tokens<E>(args, shared);
+    }
+}
+
+}  // namespace
+
+#define MOE_STREAM(name, E, Args)                                                                              \
+    extern "C" __global__ void __launch_bounds__(kThreads, 1) name(const __grid_constant__ Args args) {       \
+        moe_stream<Epilogue::E>(args);                                                                         \
+    }
+MOE_STREAM(moe_gate_up_stream, SwiGlu, MoeGemmArgs)
+MOE_STREAM(moe_down_stream, Plain, MoeGemmArgs)
+MOE_STREAM(moe_gate_up_routed, SwiGlu, MoeRoutedArgs)
+MOE_STREAM(moe_down_routed, Plain, MoeRoutedArgs)
