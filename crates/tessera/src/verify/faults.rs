@@ -7,6 +7,7 @@ use tessera_model::{Batch, Executor, LayerType, Limits, StepError, Token, Trace}
 
 use super::moe::SyntheticMoe;
 use super::*;
+use crate::random::normal;
 
 /// A copy that tests may alter; the few kilobytes are never given back.
 pub fn owned<'a, T: Copy>(values: &[T]) -> &'a mut [T] {
@@ -333,7 +334,7 @@ pub struct WideAttention {
 impl WideAttention {
     pub fn new(config: &Config) -> Self {
         let n = config.hidden_size * (config.qkv_dim() + config.q_dim()).max(config.vocab_size);
-        Self { values: (0..n).map(|i| bf16::from_f32(0.02 * probe::normal(1, i as u64))).collect() }
+        Self { values: (0..n).map(|i| bf16::from_f32(0.02 * normal(1, i as u64))).collect() }
     }
 
     pub fn weights<'a>(

@@ -11,9 +11,10 @@ use tessera_model::{
 use super::cuda::{self, Gpu};
 use super::lockstep::{Filter, Lockstep, Record, Step, Traced, traced};
 use super::measure::standard;
-use super::probe::{Probe, normal, random, round_operands};
+use super::probe::{Probe, round_operands};
 use super::report::Section;
 use crate::args::Device;
+use crate::random::{normal, random};
 
 /// Seed of the synthetic layer's weights.
 const SYNTHETIC_SEED: u64 = 17;

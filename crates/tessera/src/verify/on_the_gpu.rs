@@ -102,15 +102,38 @@ fn faults_are_found_where_they_are() {
     }
 }
 
+/// One bias each of a gate, an up and down.
 #[test]
 fn what_is_not_finite_is_named() {
-    let Some(device) = gpu() else { return };
     let demo = Demo::open();
-    let mut gpu = open(device, &demo, MoeKernelArg::Auto);
-    let record = record(&mut gpu, &demo, 3, |w| w.down.bias = poked(w.down.bias, 2 * 256 + 7, bf16::NAN));
+    for kernel in [MoeKernelArg::Auto, MoeKernelArg::Mid, MoeKernelArg::Prefill] {
+        let Some(device) = gpu() else { return };
+        let mut gpu = open(device, &demo, kernel);
+        check_not_finite(&mut gpu, &demo, Stage::Swiglu, (1, 4), |w| {
+            w.gate_up.bias = poked(w.gate_up.bias, 256 + 2 * 4, bf16::NAN);
+        });
+        check_not_finite(&mut gpu, &demo, Stage::Swiglu, (5, 100), |w| {
+            w.gate_up.bias = poked(w.gate_up.bias, 5 * 256 + 2 * 100 + 1, bf16::NAN);
+        });
+        check_not_finite(&mut gpu, &demo, Stage::Down, (2, 7), |w| {
+            w.down.bias = poked(w.down.bias, 2 * 256 + 7, bf16::NAN);
+        });
+    }
+}
+
+/// Layer 3 with what `alter` does fails first at `stage`, for what is not finite in `column` of `expert`.
+#[track_caller]
+fn check_not_finite(
+    gpu: &mut Gpu,
+    demo: &Demo,
+    stage: Stage,
+    (expert, column): (usize, usize),
+    alter: fn(&mut LayerWeights),
+) {
+    let record = record(gpu, demo, 3, alter);
     let failure = record.first_not_finite.expect("found");
-    assert_eq!(failure.site, Site { layer: Some(3), stage: Stage::Down }, "{failure}");
-    assert_eq!((failure.place.expert, failure.place.column), (Some(2), 7), "{failure}");
+    assert_eq!(failure.site, Site { layer: Some(3), stage }, "{failure}");
+    assert_eq!((failure.place.expert, failure.place.column), (Some(expert), column), "{failure}");
     assert!(failure.place.expected.is_finite(), "{failure}");
     let first = record.first_failure.expect("found");
     assert!(matches!(first.kind, Kind::NotFinite) && first.site == failure.site, "{first}");

@@ -3,10 +3,9 @@
 use half::bf16;
 use tessera_model::{BLOCK_SIZE, Batch, BlockTables, Config, Limits, Row, Site, Stage, Token, mxfp4};
 
-pub use crate::random::{normal, random};
-
 use super::lockstep::Step;
 use crate::args::Device;
+use crate::random::random;
 
 /// Logits that a row asks for where the head is judged: they are most of a small step's work.
 pub const ROW_LOGITS: usize = 4;

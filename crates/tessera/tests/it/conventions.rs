@@ -21,6 +21,9 @@ const COMMANDS: [&str; 13] = [
     "completions",
 ];
 
+/// Commands of commands.
+const PARTS: [&str; 1] = ["bench moe"];
+
 /// A run that goes on for minutes, on the slow precision.
 fn endless(model: &Model) -> Child {
     let ids = model.beside("ids.json", "[1, 2, 3]");
@@ -31,8 +34,8 @@ fn endless(model: &Model) -> Child {
 
 #[test]
 fn every_command_has_help_with_examples() {
-    for command in COMMANDS {
-        let help = run(&[command, "--help"]).ok();
+    for command in COMMANDS.into_iter().chain(PARTS) {
+        let help = run(&command.split(' ').chain(["--help"]).collect::<Vec<_>>()).ok();
         assert!(help.contains("Examples:") && help.contains(&format!("tessera {command} ")), "{command}: {help}");
     }
     let help = run(&["--help"]).ok();
@@ -65,6 +68,14 @@ fn wrong_usage_is_status_2() {
         &["generate", "--date", "2025-02-30", "x"],
         &["eval", "one", "-m", "two"],
         &["bench", "one", "--model", "two"],
+        &["bench", "one", "moe"],
+        &["bench", "moe", "one"],
+        &["bench", "moe", "--tokens", "0"],
+        &["bench", "moe", "--tokens", "1,65537"],
+        &["bench", "moe", "--shape", "7b"],
+        &["bench", "moe", "--moe-kernel", "fast"],
+        &["bench", "moe", "--layers", "0"],
+        &["bench", "moe", "--repetitions", "0"],
         &["logits", "model"],
         &["completions", "tcsh"],
     ] {

@@ -2,6 +2,7 @@
 
 mod runner;
 
+mod bench;
 mod chat;
 mod conventions;
 mod convert;

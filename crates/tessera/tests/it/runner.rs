@@ -42,6 +42,15 @@ pub fn finish(mut command: Command) -> Output {
     }
 }
 
+/// What tells the driver where the GPU is, unlike the rest of the caller's environment.
+const DRIVER: [&str; 2] = ["LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"];
+
+pub fn run_with_driver(args: &[&str]) -> Output {
+    let mut command = tessera(args);
+    command.envs(DRIVER.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    finish(command)
+}
+
 pub fn run_with_stdin(args: &[&str], stdin: &str) -> Output {
     let mut command = tessera(args);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
