@@ -1,7 +1,10 @@
 //! What every command keeps to: exit status, help, pipes, signals, colour.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crate::runner::{Model, finish, interrupt, read_json, run, tessera, wait};
 
@@ -112,6 +115,37 @@ fn ctrl_c_keeps_what_is_there_and_ends_with_130() {
     assert!(stderr.contains(", interrupted, ") && !stderr.contains("error"), "{stderr}");
 }
 
+/// How much a program has written so far; a thread reads it.
+struct Shown(Arc<AtomicUsize>);
+
+impl Shown {
+    fn of(mut from: ChildStdout) -> Self {
+        let n_bytes = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&n_bytes);
+        std::thread::spawn(move || {
+            let mut some = [0; 1 << 12];
+            while let Ok(n @ 1..) = from.read(&mut some) {
+                counted.fetch_add(n, Ordering::Relaxed);
+            }
+        });
+        Self(n_bytes)
+    }
+
+    fn wait_for_more(&self) {
+        let before = self.0.load(Ordering::Relaxed);
+        while self.0.load(Ordering::Relaxed) == before {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn wait_for_silence(&self) {
+        let mut before = usize::MAX;
+        while std::mem::replace(&mut before, self.0.load(Ordering::Relaxed)) != before {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    }
+}
+
 #[test]
 fn ctrl_c_stops_an_answer_of_a_chat_and_not_the_chat() {
     let model = Model::endless();
@@ -119,19 +153,27 @@ fn ctrl_c_stops_an_answer_of_a_chat_and_not_the_chat() {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    let mut shown = child.stdout.take().unwrap();
+    let shown = Shown::of(child.stdout.take().unwrap());
+    let mut said = BufReader::new(child.stderr.take().unwrap());
     let file = model.beside("saved.json", "");
+    let mut stderr = Vec::new();
     for _ in 0..2 {
         stdin.write_all(b"hello\n").unwrap();
-        shown.read_exact(&mut [0; 10]).unwrap();
+        shown.wait_for_more();
         interrupt(&child);
+        // Where nothing is being answered, Ctrl-C ends the chat.
+        let mut line = Vec::new();
+        while !line.ends_with(b"[stopped]\n") {
+            assert!(said.read_until(b'\n', &mut line).unwrap() > 0, "the chat ended");
+        }
+        stderr.extend(line);
+        shown.wait_for_silence();
     }
     stdin.write_all(format!("/save {file}\n").as_bytes()).unwrap();
     drop(stdin);
-    std::thread::spawn(move || shown.read_to_end(&mut Vec::new()));
     assert_eq!(wait(&mut child), Some(0));
-    let mut stderr = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    said.read_to_end(&mut stderr).unwrap();
+    let stderr = String::from_utf8(stderr).unwrap();
     assert_eq!(stderr.matches("[stopped]").count(), 2, "{stderr}");
     let messages = read_json(file.as_ref())["messages"].as_array().unwrap().clone();
     let users = messages.iter().filter(|m| m["role"] == "user").count();
