@@ -50,6 +50,16 @@ pub enum MoeChoice {
     Fixed(MoeKernel),
 }
 
+impl MoeChoice {
+    /// What runs for so many tokens.
+    pub fn kernel(self, n_tokens: usize, shape: MoeShape) -> MoeKernel {
+        match self {
+            Self::Auto => MoeKernel::auto(n_tokens * shape.top_k, shape.experts),
+            Self::Fixed(kernel) => kernel,
+        }
+    }
+}
+
 /// Which matrix products ran, by the names of their kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MoeLaunched {
@@ -85,10 +95,7 @@ impl Moe {
         self.both_match(weights, workspace)?;
         workspace.has_room(n_tokens)?;
         long_enough("out", out, n_tokens * self.shape.hidden)?;
-        let kernel = match choice {
-            MoeChoice::Auto => MoeKernel::auto(n_tokens * self.shape.top_k, self.shape.experts),
-            MoeChoice::Fixed(kernel) => kernel,
-        };
+        let kernel = choice.kernel(n_tokens, self.shape);
         if kernel == MoeKernel::Stream && (1..=MAX_ROUTED_TOKENS).contains(&n_tokens) {
             return self.forward_few(stream, weights, logits, x, n_tokens, workspace, out).map(Some);
         }
@@ -160,9 +167,7 @@ impl Moe {
         n_tokens: usize,
         workspace: &mut MoeWorkspace,
     ) -> Result<(), MoeError> {
-        self.matches("buffers of the workspace", workspace.shape)?;
-        workspace.n_tokens = 0;
-        workspace.has_room(n_tokens)?;
+        self.clear(n_tokens, workspace)?;
         let n_slots = n_tokens * self.shape.top_k;
         exact("ids", ids.len(), n_slots)?;
         exact("weights of choices", weights.len(), n_slots)?;
@@ -233,13 +238,18 @@ impl Moe {
         n_tokens: usize,
         workspace: &mut MoeWorkspace,
     ) -> Result<(), MoeError> {
-        self.matches("buffers of the workspace", workspace.shape)?;
-        workspace.n_tokens = 0;
-        workspace.has_room(n_tokens)?;
+        self.clear(n_tokens, workspace)?;
         long_enough("logits", logits, n_tokens * self.shape.experts)?;
         long_enough("x", x, n_tokens * self.shape.hidden)?;
         workspace.n_tokens = n_tokens;
         Ok(())
+    }
+
+    /// The workspace has no tokens from now on, and room for `n_tokens`.
+    fn clear(&self, n_tokens: usize, workspace: &mut MoeWorkspace) -> Result<(), MoeError> {
+        self.matches("buffers of the workspace", workspace.shape)?;
+        workspace.n_tokens = 0;
+        workspace.has_room(n_tokens)
     }
 
     fn route_args(&self, logits: Address, x: &Buffer<bf16>, workspace: &MoeWorkspace) -> RouteArgs {

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::io::{self, Write};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use tessera_cuda::Device;
 use tessera_cuda::probe::{Finding, Probe};
+
+use crate::progress;
 
 /// Check the kernels on the GPU that is present, one property at a time
 ///
@@ -31,7 +32,7 @@ struct Report {
 
 pub fn run(args: Args) -> anyhow::Result<()> {
     let device = Device::open()?;
-    let bar = bar(Probe::ALL.len());
+    let bar = progress::steps("probing [{bar:40}] {pos}/{len} {msg}", Probe::ALL.len());
     let mut report = Report { gpu: device.properties().name.clone(), findings: Vec::new() };
     for probe in Probe::ALL {
         bar.set_message(probe.name());
@@ -82,12 +83,6 @@ impl fmt::Display for Report {
             Err(_) => Ok(()),
         }
     }
-}
-
-/// Counts probes; hidden where stderr is no terminal.
-fn bar(n_probes: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("probing [{bar:40}] {pos}/{len} {msg}").expect("a fixed template");
-    ProgressBar::new(n_probes as u64).with_style(style.progress_chars("=> "))
 }
 
 #[cfg(test)]

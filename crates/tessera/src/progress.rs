@@ -1,10 +1,16 @@
-//! Progress of long writes: a bar on stderr where that is a terminal, and Ctrl-C as a request to stop.
+//! Progress of long work: a bar on stderr where that is a terminal; of writes, with Ctrl-C as a request to stop.
 
 use std::ops::ControlFlow;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::interrupt::{self, Listening, Second};
+
+/// A bar of steps; hidden where stderr is no terminal.
+pub fn steps(template: &str, n: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template(template).expect("a fixed template");
+    ProgressBar::new(n as u64).with_style(style.progress_chars("=> "))
+}
 
 /// A bar of bytes; hidden where stderr is no terminal.
 pub struct BytesDone {
@@ -16,8 +22,7 @@ impl BytesDone {
     /// Shows the bar and, until it is dropped, turns Ctrl-C into a `Break` of the work.
     pub fn start(verb: &'static str) -> Self {
         let template = "{msg} [{bar:40}] {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-        let style = ProgressStyle::with_template(template).expect("a fixed template").progress_chars("=> ");
-        let bar = ProgressBar::new(0).with_style(style).with_message(verb);
+        let bar = steps(template, 0).with_message(verb);
         Self { bar, _listening: interrupt::listen(Second::Ends) }
     }
 

@@ -31,14 +31,7 @@ impl MoeWeights {
         gate_up: &Experts,
         down: &Experts,
     ) -> Result<Self, MoeError> {
-        let shape = shape.checked()?;
-        check(&GATE_UP, gate_up, shape.experts, shape.gate_up())?;
-        check(&DOWN, down, shape.experts, shape.down())?;
-        Ok(Self {
-            shape,
-            gate_up: Projection::upload(device, stream, GATE_UP.name, gate_up, shape.gate_up())?,
-            down: Projection::upload(device, stream, DOWN.name, down, shape.down())?,
-        })
+        Self::of(device, stream, shape, shape.experts, gate_up, down)
     }
 
     /// As [`MoeWeights::upload`], but every expert has the matrices of the one that is given: what a benchmark needs, whose
@@ -50,14 +43,27 @@ impl MoeWeights {
         gate_up: &Experts,
         down: &Experts,
     ) -> Result<Self, MoeError> {
+        Self::of(device, stream, shape, 1, gate_up, down)
+    }
+
+    /// Of so many experts' matrices; those after them have the last one's.
+    fn of(
+        device: &Device,
+        stream: &Stream,
+        shape: MoeShape,
+        given: usize,
+        gate_up: &Experts,
+        down: &Experts,
+    ) -> Result<Self, MoeError> {
         let shape = shape.checked()?;
-        check(&GATE_UP, gate_up, 1, shape.gate_up())?;
-        check(&DOWN, down, 1, shape.down())?;
-        let repeat = |name, one, tiles| Projection::repeat(device, stream, name, one, tiles, shape.experts);
+        check(&GATE_UP, gate_up, given, shape.gate_up())?;
+        check(&DOWN, down, given, shape.down())?;
+        let upload =
+            |names: &Names, from, tiles| Projection::upload(device, stream, names.name, from, tiles, shape.experts);
         Ok(Self {
             shape,
-            gate_up: repeat(GATE_UP.name, gate_up, shape.gate_up())?,
-            down: repeat(DOWN.name, down, shape.down())?,
+            gate_up: upload(&GATE_UP, gate_up, shape.gate_up())?,
+            down: upload(&DOWN, down, shape.down())?,
         })
     }
 
@@ -73,24 +79,8 @@ impl MoeWeights {
 }
 
 impl Projection {
+    /// For so many experts; those after `from`'s have its last one's matrix.
     fn upload(
-        device: &Device,
-        stream: &Stream,
-        what: &'static str,
-        from: &Experts,
-        tiles: Tiles,
-    ) -> Result<Self, MoeError> {
-        let mut packing = Packing::new(what, from, tiles)?;
-        let mut to = Self::alloc(device, &packing, from.experts)?;
-        for e in 0..from.experts {
-            packing.pack(e)?;
-            to.put(stream, e, &packing)?;
-        }
-        Ok(to)
-    }
-
-    /// Packs the one expert of `from` once.
-    fn repeat(
         device: &Device,
         stream: &Stream,
         what: &'static str,
@@ -99,9 +89,11 @@ impl Projection {
         experts: usize,
     ) -> Result<Self, MoeError> {
         let mut packing = Packing::new(what, from, tiles)?;
-        packing.pack(0)?;
         let mut to = Self::alloc(device, &packing, experts)?;
         for e in 0..experts {
+            if e < from.experts {
+                packing.pack(e)?;
+            }
             to.put(stream, e, &packing)?;
         }
         Ok(to)

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use flate2::read::MultiGzDecoder;
-use indicatif::{ProgressBar, ProgressStyle};
 use tessera_harmony::message::Message;
 use tessera_harmony::parse::Parser;
 use tessera_harmony::render::{History, Renderer};
@@ -18,6 +17,7 @@ use crate::executor::{self, Precision};
 use crate::interrupt::{self, Interrupted, Second};
 use crate::memory;
 use crate::opened::{self, Opened};
+use crate::progress;
 
 mod answers;
 mod check;
@@ -230,8 +230,7 @@ impl<'a> Eval<'a> {
         let (checkpoint, args) = (&self.opened.checkpoint, self.args);
         let mut executor = executor::open(checkpoint, args.precision, self.room.limits(), args.threads);
         let _listening = interrupt::listen(Second::Ends);
-        let style = ProgressStyle::with_template("[{bar:40}] {pos}/{len} {msg} {eta}").expect("a fixed template");
-        let bar = ProgressBar::new(self.items.len() as u64).with_style(style.progress_chars("=> "));
+        let bar = progress::steps("[{bar:40}] {pos}/{len} {msg} {eta}", self.items.len());
         let outcome = decode::greedy(&mut *executor, self.room, &self.prompts, &self.stop_ids, |n, tokens| {
             let answer = self.judge(n, tokens)?;
             table.add(&answer);

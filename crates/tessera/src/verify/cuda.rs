@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Context;
 use half::bf16;
-use tessera_cuda::{Buffer, Moe, MoeChoice, MoeKernel, MoeShape, MoeWeights, MoeWorkspace, Stream, Swiglu};
+use tessera_cuda::{Buffer, Moe, MoeChoice, MoeShape, MoeWeights, MoeWorkspace, Stream, Swiglu};
 use tessera_model::{Batch, Config, LayerWeights, Site, Stage, Trace};
 
 use super::slots::{self, Slots};
@@ -119,7 +119,7 @@ impl Gpu {
     /// The gate and up projections with SwiGLU.
     fn gate_up(&mut self, weights: &MoeWeights, slots: &Slots, show: &mut Show) -> anyhow::Result<()> {
         let (stream, workspace, width) = (&self.stream, &mut self.workspace, self.config.intermediate_size);
-        let kernel = kernel(self.choice, &self.config, show.n_tokens);
+        let kernel = self.choice.kernel(show.n_tokens, shape(&self.config));
         self.launched.gate_up.extend(self.moe.gate_up(stream, weights, kernel, workspace)?);
         let h = show.computed(Stage::Swiglu, slots.to_pairs(&workspace.h(stream)?, width));
         Ok(workspace.set_h(stream, &slots.to_slots(&h, width))?)
@@ -127,7 +127,7 @@ impl Gpu {
 
     fn down(&mut self, weights: &MoeWeights, slots: &Slots, show: &mut Show) -> anyhow::Result<()> {
         let (stream, workspace, width) = (&self.stream, &mut self.workspace, self.config.hidden_size);
-        let kernel = kernel(self.choice, &self.config, show.n_tokens);
+        let kernel = self.choice.kernel(show.n_tokens, shape(&self.config));
         self.launched.down.extend(self.moe.down(stream, weights, kernel, workspace)?);
         let y = show.computed(Stage::Down, slots.to_pairs(&workspace.y(stream)?, width));
         Ok(workspace.set_y(stream, &slots.to_slots(&y, width))?)
@@ -182,13 +182,6 @@ fn width(config: &Config, stage: Stage) -> usize {
     }
 }
 
-fn kernel(choice: MoeChoice, config: &Config, n_tokens: usize) -> MoeKernel {
-    match choice {
-        MoeChoice::Auto => MoeKernel::auto(n_tokens * config.num_experts_per_tok, config.num_local_experts),
-        MoeChoice::Fixed(kernel) => kernel,
-    }
-}
-
 fn shape(config: &Config) -> MoeShape {
     MoeShape {
         hidden: config.hidden_size,
@@ -201,6 +194,7 @@ fn shape(config: &Config) -> MoeShape {
 #[cfg(test)]
 mod tests {
     use tessera_cpu::CpuOptions;
+    use tessera_cuda::MoeKernel;
 
     use super::super::lockstep::{Filter, Record};
     use super::super::moe::{self, Layers};
@@ -232,7 +226,7 @@ mod tests {
     #[test]
     fn auto_goes_by_the_tokens_and_experts_of_the_model() {
         let config = Demo::open().checkpoint.config().clone(); // 4 of 8 experts
-        let of = |choice, n_tokens| kernel(choice, &config, n_tokens);
+        let of = |choice: MoeChoice, n_tokens| choice.kernel(n_tokens, shape(&config));
         assert_eq!(of(MoeChoice::Auto, 1), MoeKernel::auto(4, 8));
         assert_eq!(of(MoeChoice::Auto, 1000), MoeKernel::auto(4000, 8));
         assert_eq!(of(MoeChoice::Fixed(MoeKernel::Mid), 1), MoeKernel::Mid);

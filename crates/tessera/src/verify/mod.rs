@@ -3,12 +3,13 @@
 use std::io::Write;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use tessera_cpu::{CpuExecutor, CpuOptions, OracleExecutor};
 use tessera_model::{Config, Site, Stage, Weights};
 
 use crate::args::{Device, MoeKernelArg, at_least_one};
 use crate::opened;
+use crate::progress;
 
 use cuda::Gpu;
 use lockstep::{Filter, Lockstep, Record, traced};
@@ -205,9 +206,7 @@ fn moe_sections(
 
 /// Counts layers; hidden where stderr is no terminal.
 fn bar(layers: usize) -> ProgressBar {
-    let style =
-        ProgressStyle::with_template("comparing [{bar:40}] {pos}/{len} layers {msg}").expect("a fixed template");
-    ProgressBar::new(layers as u64).with_style(style.progress_chars("=> "))
+    progress::steps("comparing [{bar:40}] {pos}/{len} layers {msg}", layers)
 }
 
 fn advance(bar: &ProgressBar, site: Site) {

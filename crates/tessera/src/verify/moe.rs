@@ -3,9 +3,8 @@
 use anyhow::Context;
 use half::bf16;
 use tessera_cpu::{CpuExecutor, CpuOptions, OracleExecutor};
-use tessera_model::mxfp4::BLOCK;
 use tessera_model::{
-    Batch, BlockTables, Config, Experts, LayerWeights, Limits, Linear, Matrix, Row, Site, Stage, Trace, Weights,
+    Batch, BlockTables, Config, LayerWeights, Limits, Linear, Matrix, Row, Site, Stage, Trace, Weights,
 };
 
 use super::cuda::{self, Gpu};
@@ -14,7 +13,7 @@ use super::measure::standard;
 use super::probe::{Probe, round_operands};
 use super::report::Section;
 use crate::args::Device;
-use crate::random::{normal, random};
+use crate::random::{RandomExperts, normal, normals};
 
 /// Seed of the synthetic layer's weights.
 const SYNTHETIC_SEED: u64 = 17;
@@ -175,16 +174,8 @@ pub struct SyntheticMoe {
     config: Config,
     norm: Vec<bf16>,
     router: (Vec<bf16>, Vec<bf16>),
-    gate_up: SyntheticExperts,
-    down: SyntheticExperts,
-}
-
-struct SyntheticExperts {
-    blocks: Vec<u8>,
-    scales: Vec<u8>,
-    bias: Vec<bf16>,
-    rows: usize,
-    cols: usize,
+    gate_up: RandomExperts,
+    down: RandomExperts,
 }
 
 impl SyntheticMoe {
@@ -194,8 +185,8 @@ impl SyntheticMoe {
             config: config.clone(),
             norm: normals(seed, hidden, 1.0, 0.2),
             router: (normals(seed + 1, n * hidden, 0.0, 2.0 / (hidden as f32).sqrt()), normals(seed + 2, n, 0.0, 0.5)),
-            gate_up: SyntheticExperts::new(seed + 3, n, 2 * intermediate, hidden, 2.0),
-            down: SyntheticExperts::new(seed + 6, n, hidden, intermediate, 0.5),
+            gate_up: RandomExperts::new(seed + 3, n, 2 * intermediate, hidden, 2.0),
+            down: RandomExperts::new(seed + 6, n, hidden, intermediate, 0.5),
         }
     }
 
@@ -208,36 +199,9 @@ impl SyntheticMoe {
                 weight: Matrix::new(&self.router.0, c.num_local_experts, c.hidden_size),
                 bias: &self.router.1,
             },
-            gate_up: self.gate_up.view(c.num_local_experts),
-            down: self.down.view(c.num_local_experts),
+            gate_up: self.gate_up.view(),
+            down: self.down.view(),
             ..layer
         }
     }
-}
-
-impl SyntheticExperts {
-    /// Codes all equally likely (their rms is 2.93), under scales around that which makes the weights' rms
-    /// `gain / sqrt(cols)`.
-    fn new(seed: u64, experts: usize, rows: usize, cols: usize, gain: f32) -> Self {
-        let elements = experts * rows * cols;
-        let centre = 127.0 + (gain / (cols as f32).sqrt() / 2.93).log2();
-        let blocks = (0..elements.div_ceil(16)).flat_map(|i| random(seed, i as u64).to_le_bytes());
-        let scales = (0..elements / BLOCK).map(|i| centre as u8 - 1 + (random(seed + 1, i as u64) % 3) as u8);
-        Self {
-            blocks: blocks.take(elements / 2).collect(),
-            scales: scales.collect(),
-            bias: normals(seed + 2, experts * rows, 0.0, 0.3),
-            rows,
-            cols,
-        }
-    }
-
-    fn view(&self, experts: usize) -> Experts<'_> {
-        let Self { blocks, scales, bias, rows, cols } = self;
-        Experts { blocks, scales, bias, experts, rows: *rows, cols: *cols }
-    }
-}
-
-fn normals(seed: u64, n: usize, mean: f32, deviation: f32) -> Vec<bf16> {
-    (0..n).map(|i| bf16::from_f32(mean + deviation * normal(seed, i as u64))).collect()
 }

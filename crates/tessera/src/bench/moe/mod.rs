@@ -5,11 +5,11 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::Context;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tessera_cuda::{Device, MAX_TOKENS, MoeShape, copy_bandwidth, matmul_rate};
 
 use crate::args::{MoeKernelArg, at_least_one};
+use crate::progress;
 
 use rig::{Rig, Stages, Timing};
 
@@ -124,11 +124,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         cublas_tflop_s: matmul_rate(&device)?.map(|rate| rate / 1e12),
     };
     let (shape, choice) = (args.shape.shape(), args.moe_kernel.into());
-    let loading = bar("loading weights", args.layers);
+    let loading = progress::steps("loading weights [{bar:40}] {pos}/{len}", args.layers);
     let rig = Rig::new(&device, shape, args.layers, || loading.inc(1))
         .with_context(|| format!("{} layers of {:?} experts; --layers asks for fewer", args.layers, args.shape))?;
     loading.finish_and_clear();
-    let measuring = bar("measuring", args.tokens.len());
+    let measuring = progress::steps("measuring [{bar:40}] {pos}/{len}", args.tokens.len());
     let mut tests = Vec::new();
     for &n_tokens in &args.tokens {
         let timing = rig.measure(n_tokens, choice, args.repetitions)?;
@@ -152,12 +152,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 fn n_tokens(text: &str) -> Result<usize, String> {
     let valid = |n: &usize| (1..=MAX_TOKENS).contains(n);
     text.parse().ok().filter(valid).ok_or_else(|| format!("expected a whole number from 1 to {MAX_TOKENS}"))
-}
-
-/// Hidden where stderr is no terminal.
-fn bar(what: &'static str, steps: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len}").expect("a fixed template");
-    ProgressBar::new(steps as u64).with_style(style.progress_chars("=> ")).with_message(what)
 }
 
 impl Test {

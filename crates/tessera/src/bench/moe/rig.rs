@@ -6,17 +6,13 @@ use tessera_cuda::{
     Buffer, Device, Moe, MoeChoice, MoeError, MoeKernel, MoeLaunched, MoeShape, MoeWeights, MoeWorkspace, Stream,
     Swiglu,
 };
-use tessera_model::Experts;
-use tessera_model::mxfp4::BLOCK;
 
-use crate::random::{normal, random};
+use crate::random::{RandomExperts, normal};
 
 /// Replays before those that count.
 const WARM_UPS: usize = 2;
 /// Of the published checkpoints.
 const SWIGLU: Swiglu = Swiglu { limit: 7.0, alpha: 1.702 };
-/// Makes weights of about the size that trained ones have.
-const SCALE: u8 = 119;
 
 pub struct Rig<'a> {
     device: &'a Device,
@@ -50,8 +46,8 @@ impl<'a> Rig<'a> {
     pub fn new(device: &'a Device, shape: MoeShape, n_layers: usize, loaded: impl Fn()) -> Result<Self, MoeError> {
         let stream = device.stream()?;
         let moe = Moe::load(device, shape, SWIGLU)?;
-        let gate_up = Weights::new(1, 2 * shape.intermediate, shape.hidden);
-        let down = Weights::new(2, shape.hidden, shape.intermediate);
+        let gate_up = RandomExperts::new(1, 1, 2 * shape.intermediate, shape.hidden, 1.0);
+        let down = RandomExperts::new(4, 1, shape.hidden, shape.intermediate, 1.0);
         let mut layers = Vec::new();
         for _ in 0..n_layers {
             layers.push(MoeWeights::repeat(device, &stream, shape, &gate_up.view(), &down.view())?);
@@ -62,10 +58,7 @@ impl<'a> Rig<'a> {
 
     /// The whole layer.
     pub fn measure(&self, n_tokens: usize, choice: MoeChoice, repetitions: usize) -> Result<Timing, MoeError> {
-        let kernel = match choice {
-            MoeChoice::Auto => MoeKernel::auto(n_tokens * self.shape.top_k, self.shape.experts),
-            MoeChoice::Fixed(kernel) => kernel,
-        };
+        let kernel = choice.kernel(n_tokens, self.shape);
         let mut memory = Memory::new(self, n_tokens)?;
         let (mut launched, mut n_active) = (None, 0);
         for layer in 0..self.layers.len() {
@@ -162,31 +155,5 @@ impl Memory {
     fn forward(&mut self, rig: &Rig, layer: usize, choice: MoeChoice) -> Result<Option<MoeLaunched>, MoeError> {
         let Self { n_tokens, logits, x, workspace, out } = self;
         rig.moe.forward(&rig.stream, &rig.layers[layer], &logits[layer], x, *n_tokens, choice, workspace, out)
-    }
-}
-
-/// One expert's random matrix.
-struct Weights {
-    blocks: Vec<u8>,
-    scales: Vec<u8>,
-    bias: Vec<bf16>,
-    rows: usize,
-    cols: usize,
-}
-
-impl Weights {
-    fn new(seed: u64, rows: usize, cols: usize) -> Self {
-        Self {
-            blocks: (0..rows * cols / 16).flat_map(|i| random(seed, i as u64).to_le_bytes()).collect(),
-            scales: vec![SCALE; rows * cols / BLOCK],
-            bias: (0..rows).map(|i| bf16::from_f32(normal(seed, i as u64))).collect(),
-            rows,
-            cols,
-        }
-    }
-
-    fn view(&self) -> Experts<'_> {
-        let Self { blocks, scales, bias, rows, cols } = self;
-        Experts { blocks, scales, bias, experts: 1, rows: *rows, cols: *cols }
     }
 }
