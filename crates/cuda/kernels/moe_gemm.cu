@@ -216,8 +216,7 @@ __device__ __forceinline__ void consume_tile(const MoeGemmArgs& args, Shared<B>&
     asm volatile("" : "+r"(index));
     const Tile tile = tile_at(args, shared, plan, index);
     const float2 bias = load_bias(args, tile, tile.strip + slot);
-    if constexpr (E == Epilogue::SwiGlu) store_swiglu<N>(args, tile, tile.strip + slot, bias, acc);
-    else store_plain<N>(args, tile, tile.strip + slot, bias, acc);
+    store<N, E>(args, tile, tile.strip + slot, bias, acc);
 }
 
 template <class B, Epilogue E, int N = B::Step>

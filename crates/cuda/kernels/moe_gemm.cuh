@@ -23,6 +23,19 @@ struct MoeGemmArgs {
 };
 static_assert(sizeof(MoeGemmArgs) == 72);
 
+// With few tokens, each block chooses their experts by itself.
+struct MoeRoutedArgs {
+    MoeGemmArgs gemm;
+    const float* logits;     // [tokens, experts]
+    const __nv_bfloat16* x;  // [tokens, hidden]; used by SwiGLU alone, as are those that follow
+    int32_t* ids;            // [tokens, top_k]
+    float* weights;          // [tokens, top_k]
+    int32_t* positions;      // [tokens, top_k]
+    int32_t* counts;         // [experts]
+    uint32_t tokens, top_k, hidden;
+};
+static_assert(sizeof(MoeRoutedArgs) == 136);
+
 enum class Epilogue { SwiGlu, Plain };
 
 // Some tokens of one expert.
@@ -68,17 +81,45 @@ struct TokenTiles {
     }
 
     __device__ __forceinline__ TokenTile at(uint32_t experts, uint32_t index) const {
-        uint32_t low = 0, high = experts;  // first_tile[low] <= index < first_tile[high]
+        const uint32_t e = last_where(experts, [&](uint32_t e) { return first_tile[e] <= index; });
+        const uint32_t expert_group = first_group[e], groups = first_group[e + 1] - expert_group;
+        const uint32_t each = groups_of_tile(e), first = (index - first_tile[e]) * each;
+        const uint32_t n_groups = min(each, groups - first);
+        return {e, min(n_groups * 8, n_rows[e] - first * 8), expert_group + first, n_groups, groups, expert_group};
+    }
+
+    // Strips, counted over all tiles, are shared out among the blocks in runs of about the same cost, which is, of a strip,
+    // `kStripCost` and 1 for each group of tokens. The strip at which the run of block `block` begins, or at which the last
+    // one ends.
+    template <uint32_t kStripCost>
+    __device__ __forceinline__ uint32_t run_begin(uint32_t experts, uint32_t strips, uint32_t block) const {
+        const auto cost_before = [&](uint32_t e) { return strips * (kStripCost * first_tile[e] + first_group[e]); };
+        const uint32_t total = cost_before(experts);
+        const uint32_t cost = total / gridDim.x * block + min(total % gridDim.x, block);
+        if (cost == total) return first_tile[experts] * strips;
+        const uint32_t e = last_where(experts, [&](uint32_t e) { return cost_before(e) <= cost; });
+        const uint32_t groups = first_group[e + 1] - first_group[e], each = groups_of_tile(e);
+        const uint32_t tile_cost = strips * (kStripCost + each), rest = cost - cost_before(e), tile = rest / tile_cost;
+        const uint32_t strip_cost = kStripCost + min(each, groups - tile * each);
+        return (first_tile[e] + tile) * strips + (rest - tile * tile_cost + strip_cost - 1) / strip_cost;
+    }
+
+  private:
+    // Of an expert that has rows: all its tiles but the last have as many groups.
+    __device__ __forceinline__ uint32_t groups_of_tile(uint32_t e) const {
+        const uint32_t groups = first_group[e + 1] - first_group[e], tiles = first_tile[e + 1] - first_tile[e];
+        return (groups + tiles - 1) / tiles;
+    }
+
+    // The last expert for which `is_before` holds: it does for the first one, and for none after one for which it does not.
+    template <class IsBefore>
+    static __device__ __forceinline__ uint32_t last_where(uint32_t experts, IsBefore is_before) {
+        uint32_t low = 0, high = experts;
         while (high - low > 1) {
             const uint32_t middle = (low + high) / 2;
-            if (first_tile[middle] <= index) low = middle; else high = middle;
+            if (is_before(middle)) low = middle; else high = middle;
         }
-        const uint32_t expert_group = first_group[low], groups = first_group[low + 1] - expert_group;
-        const uint32_t tiles = first_tile[low + 1] - first_tile[low];
-        const uint32_t each = (groups + tiles - 1) / tiles, first = (index - first_tile[low]) * each;
-        const uint32_t n_groups = first < groups ? min(each, groups - first) : 0;
-        const uint32_t rows_left = n_rows[low] - min(n_rows[low], first * 8);
-        return {low, min(n_groups * 8, rows_left), expert_group + first, n_groups, groups, expert_group};
+        return low;
     }
 };
 
@@ -96,10 +137,10 @@ __device__ __forceinline__ float2 load_bias(const MoeGemmArgs& args, const Token
     return {bias[0], bias[8]};
 }
 
-// Row g of a warp's 16 is a gate, row g + 8 its up projection.
-template <int N>
+// Row g of a warp's 16 is a gate, row g + 8 its up projection. `is_wanted` says which of the tile's rows are wanted.
+template <int N, class IsWanted>
 __device__ __forceinline__ void store_swiglu(const MoeGemmArgs& args, const TokenTile& tile, uint32_t strip, float2 bias,
-                                             const float (&acc)[N / 2]) {
+                                             const float (&acc)[N / 2], IsWanted is_wanted) {
     const uint32_t t = threadIdx.x % 128, warp = t / 32, g = t % 32 / 4, q = t % 4;
     const float exponent_scale = -1.44269504f * args.swiglu_alpha;
     // After the transposition this thread has row g of each eight, columns 2 q and 2 q + 1 of this warp's eight.
@@ -116,29 +157,37 @@ __device__ __forceinline__ void store_swiglu(const MoeGemmArgs& args, const Toke
         const float second = swiglu(acc[i + 1] * args.weight_scale + bias.x, acc[i + 3] * args.weight_scale + bias.y,
                                     args.swiglu_limit, exponent_scale);
         const uint32_t pair = transpose_8x8(pack_bf16x2(first, second));
-        if (i * 2 + g < tile.n_rows) {
+        if (is_wanted(i * 2 + g)) {
             *reinterpret_cast<uint32_t*>(out + i / 4 * kGroupBytes + at) = pair;
             if (pads) *reinterpret_cast<uint32_t*>(out + i / 4 * kGroupBytes + padding) = 0;
         }
     }
 }
 
-template <int N>
+template <int N, class IsWanted>
 __device__ __forceinline__ void store_plain(const MoeGemmArgs& args, const TokenTile& tile, uint32_t strip, float2 bias,
-                                            const float (&acc)[N / 2]) {
+                                            const float (&acc)[N / 2], IsWanted is_wanted) {
     const uint32_t t = threadIdx.x % 128, warp = t / 32, g = t % 32 / 4, q = t % 4;
     const uint32_t row = strip * 64 + warp * 16 + g, columns = args.out_columns;
     const bool has_row = row < columns, has_row_8 = row + 8 < columns;
-    const uint32_t n_rows = tile.n_rows - min(tile.n_rows, 2 * q);
     float* at = static_cast<float*>(args.out) + (size_t(tile.first_group) * 8 + 2 * q) * columns + row;
 #pragma unroll
     for (int i = 0; i < N / 2; i += 4) {
 #pragma unroll
         for (int c = 0; c < 2; c++) {
-            const bool is_there = 2 * i + c < n_rows;
+            const bool is_there = is_wanted(2 * i + c + 2 * q);
             if (is_there && has_row) at[0] = acc[i + c] * args.weight_scale + bias.x;
             if (is_there && has_row_8) at[8] = acc[i + c + 2] * args.weight_scale + bias.y;
             at += c == 0 ? columns : 7 * columns;
         }
     }
+}
+
+// What becomes of a strip's sums, for the rows of the tile that exist.
+template <int N, Epilogue E>
+__device__ __forceinline__ void store(const MoeGemmArgs& args, const TokenTile& tile, uint32_t strip, float2 bias,
+                                      const float (&acc)[N / 2]) {
+    const auto exists = [&](uint32_t row) { return row < tile.n_rows; };
+    if constexpr (E == Epilogue::SwiGlu) store_swiglu<N>(args, tile, strip, bias, acc, exists);
+    else store_plain<N>(args, tile, strip, bias, acc, exists);
 }

@@ -19,19 +19,6 @@
 #include "ptx/async.cuh"
 #include "ptx/mma.cuh"
 
-// With very few tokens, each block chooses their experts by itself.
-struct MoeRoutedArgs {
-    MoeGemmArgs gemm;
-    const float* logits;     // [tokens, experts]
-    const __nv_bfloat16* x;  // [tokens, hidden]; used by SwiGLU alone, as are those that follow
-    int32_t* ids;            // [tokens, top_k]
-    float* weights;          // [tokens, top_k]
-    int32_t* positions;      // [tokens, top_k]
-    int32_t* counts;         // [experts]
-    uint32_t tokens, top_k, hidden;
-};
-static_assert(sizeof(MoeRoutedArgs) == 136);
-
 namespace {
 
 constexpr uint32_t kConsumers = 4, kChunk = 3, kStages = 5;
@@ -73,26 +60,8 @@ struct Ring {
     }
 };
 
-// What a strip costs: 3 and 1 for each group of tokens, as measured; but for the last, tiles of an expert have two groups.
-constexpr uint32_t kStripCost = 3, kFullCost = kStripCost + kBuffers;
-
-// The strip, counted over all tiles, at which the share of block `block` begins, or at which the last one ends.
-__device__ __forceinline__ uint32_t share_begin(const MoeGemmArgs& args, const TokenTiles<kBuffers>& tiles, uint32_t block) {
-    const auto cost_before = [&](uint32_t e) { return args.strips * (kStripCost * tiles.first_tile[e] + tiles.first_group[e]); };
-    const uint32_t total = cost_before(args.experts);
-    const uint32_t cost = total / gridDim.x * block + min(total % gridDim.x, block);
-    if (cost == total) return tiles.first_tile[args.experts] * args.strips;
-    uint32_t low = 0, high = args.experts;  // cost_before(low) <= cost < cost_before(high)
-    while (high - low > 1) {
-        const uint32_t middle = (low + high) / 2;
-        if (cost_before(middle) <= cost) low = middle; else high = middle;
-    }
-    const uint32_t rest = cost - cost_before(low), tile = rest / (args.strips * kFullCost);
-    const uint32_t n_groups = min(kBuffers, tiles.first_group[low + 1] - tiles.first_group[low] - tile * kBuffers);
-    const uint32_t strip_cost = kStripCost + n_groups;
-    const uint32_t strip = (rest - tile * args.strips * kFullCost + strip_cost - 1) / strip_cost;
-    return (tiles.first_tile[low] + tile) * args.strips + strip;
-}
+// What a strip costs without any tokens, in what a group of tokens costs; measured.
+constexpr uint32_t kStripCost = 3;
 
 // The strips of this block, in order: those of one tile of tokens at a time.
 struct Work {
@@ -105,8 +74,8 @@ struct Work {
     uint32_t uses_0 = 0, uses_1 = 0;  // of each buffer by the tiles before
 
     __device__ __forceinline__ Work(const MoeGemmArgs& args, const Shared& shared)
-        : args(args), shared(shared), begin(share_begin(args, shared.tiles, blockIdx.x)),
-          end(share_begin(args, shared.tiles, blockIdx.x + 1)), first(begin) {
+        : args(args), shared(shared), begin(run_begin(blockIdx.x)),
+          end(run_begin(blockIdx.x + 1)), first(begin) {
         if (!is_done()) open();
     }
 
@@ -129,6 +98,10 @@ struct Work {
     }
 
   private:
+    __device__ __forceinline__ uint32_t run_begin(uint32_t block) const {
+        return shared.tiles.run_begin<kStripCost>(args.experts, args.strips, block);
+    }
+
     __device__ __forceinline__ void open() {
         const uint32_t index = first / args.strips;
         tile = shared.tiles.at(args.experts, index);
@@ -287,8 +260,7 @@ __device__ __forceinline__ void consume_strip(const MoeGemmArgs& args, Shared& s
         }
         if (unit + kConsumers >= work.last) release_tokens(shared, work, segment);
     }
-    if constexpr (E == Epilogue::SwiGlu) store_swiglu<8 * Groups>(args, work.tile, strip, bias, acc);
-    else store_plain<8 * Groups>(args, work.tile, strip, bias, acc);
+    store<8 * Groups, E>(args, work.tile, strip, bias, acc);
 }
 
 template <Epilogue E>

@@ -27,6 +27,7 @@ struct Body {
     max_tokens: usize,
     /// Records of a strip in a stage.
     chunk: usize,
+    /// Of all rings.
     stages: usize,
     sharing: Sharing,
 }
@@ -34,7 +35,7 @@ struct Body {
 /// What a body's warpgroups have in common.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sharing {
-    /// The tokens over the whole of k; each has a ring of its own for its weights.
+    /// The tokens over the whole of k; the stages are divided among rings of their own for their weights.
     Tokens,
     /// One ring for weights and tokens.
     Ring,
@@ -49,7 +50,7 @@ const BODIES: [Body; 3] = [
         consumers: 4,
         max_tokens: 16,
         chunk: 3,
-        stages: 5,
+        stages: 20,
         sharing: Sharing::Tokens,
     },
     Body {
@@ -74,6 +75,18 @@ const BODIES: [Body; 3] = [
     },
 ];
 
+/// [`MoeKernel::Stream`] for [`MAX_FEW_TOKENS`] at most: two blocks share a multiprocessor.
+const FEW: Body = Body {
+    file: "moe_few",
+    gate_up: "moe_gate_up_few",
+    down: "moe_down_few",
+    consumers: 3,
+    max_tokens: 8,
+    chunk: 3,
+    stages: 9,
+    sharing: Sharing::Tokens,
+};
+
 /// Tokens per expert, on average, up to which each kernel is the fastest.
 const MAX_STREAM_TOKENS: usize = 10;
 const MAX_MID_TOKENS: usize = 40;
@@ -82,6 +95,8 @@ const MAX_MID_TOKENS: usize = 40;
 const SEGMENTS: usize = 3;
 /// Up to here, the stream kernels choose the experts by themselves.
 pub(crate) const MAX_ROUTED_TOKENS: usize = 16;
+/// Up to here, the blocks of down beside those of gate_up are worth their smaller rings.
+const MAX_FEW_TOKENS: u32 = 8;
 
 /// What the copy engine's addresses in shared memory are aligned to.
 const STAGE_ALIGN: usize = 1024;
@@ -118,20 +133,20 @@ impl Body {
         }
     }
 
-    /// `Shared` of the kernel.
+    /// `Shared` of the kernel, or a little more.
     fn smem_bytes(&self) -> usize {
-        let weights = self.consumers * (self.chunk * RECORD_BYTES).next_multiple_of(STRIP_ALIGN);
+        let weights = (self.chunk * RECORD_BYTES).next_multiple_of(STRIP_ALIGN);
         let tiles = 4 * (MAX_EXPERTS + 2 * (MAX_EXPERTS + 1));
         match self.sharing {
             Sharing::Tokens => {
                 let tokens = panels(MAX_WIDTH) * self.max_tokens * TILE_K * 2;
-                let barriers = 2 * 8 * (self.consumers * self.stages + self.max_tokens / GROUP_ROWS * SEGMENTS);
+                let barriers = 2 * 8 * (self.stages + self.max_tokens / GROUP_ROWS * SEGMENTS);
                 let routing = 4 * MAX_EXPERTS + (4 + 4 + GROUP_ROWS) * MAX_ROUTED_TOKENS * MAX_TOP_K;
                 (tokens + self.stages * weights + barriers + tiles + routing).next_multiple_of(STAGE_ALIGN)
             }
             Sharing::Ring => {
                 let tokens = self.chunk * self.max_tokens * TILE_K * 2;
-                let stage = (tokens + weights).next_multiple_of(STAGE_ALIGN);
+                let stage = (tokens + self.consumers * weights).next_multiple_of(STAGE_ALIGN);
                 self.stages * (stage + 2 * 8) + tiles
             }
         }
@@ -157,7 +172,7 @@ pub(crate) struct GemmArgs {
     pub padding: u32,
 }
 
-/// `MoeRoutedArgs` of `moe_stream.cu`.
+/// `MoeRoutedArgs` of `moe_gemm.cuh`.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct RoutedArgs {
@@ -178,8 +193,14 @@ pub(crate) struct RoutedArgs {
 pub(crate) struct GemmKernels {
     gate_up: [Gemm<GemmArgs>; 3],
     down: [Gemm<GemmArgs>; 3],
-    gate_up_routed: Gemm<RoutedArgs>,
-    down_routed: Gemm<RoutedArgs>,
+    routed: Routed,
+    few: Routed,
+}
+
+/// Both products, with routing.
+struct Routed {
+    gate_up: Gemm<RoutedArgs>,
+    down: Gemm<RoutedArgs>,
 }
 
 struct Gemm<A> {
@@ -198,8 +219,11 @@ impl GemmKernels {
         Ok(Self {
             gate_up: all(|body| body.gate_up)?,
             down: all(|body| body.down)?,
-            gate_up_routed: Gemm::load(device, stream, "moe_gate_up_routed")?,
-            down_routed: Gemm::load(device, stream, "moe_down_routed")?,
+            routed: Routed {
+                gate_up: Gemm::load(device, stream, "moe_gate_up_routed")?,
+                down: Gemm::load(device, stream, "moe_down_routed")?,
+            },
+            few: Routed { gate_up: Gemm::load(device, &FEW, FEW.gate_up)?, down: Gemm::load(device, &FEW, FEW.down)? },
         })
     }
 
@@ -208,8 +232,9 @@ impl GemmKernels {
         for gemm in self.gate_up.iter_mut().chain(&mut self.down) {
             gemm.launch.grid = [n_blocks, 1, 1];
         }
-        for gemm in [&mut self.gate_up_routed, &mut self.down_routed] {
-            gemm.launch.grid = [n_blocks, 1, 1];
+        for routed in [&mut self.routed, &mut self.few] {
+            routed.gate_up.launch.grid = [n_blocks, 1, 1];
+            routed.down.launch.grid = [n_blocks, 1, 1];
         }
     }
 
@@ -223,14 +248,18 @@ impl GemmKernels {
     }
 }
 
-/// The same with routing: the stream body, for [`MAX_ROUTED_TOKENS`] at most.
+/// The same with routing, for [`MAX_ROUTED_TOKENS`] at most.
 impl GemmKernels {
     pub fn gate_up_routed(&self, stream: &Stream, args: &RoutedArgs) -> Result<&'static str, DeviceError> {
-        self.gate_up_routed.launch(stream, args)
+        self.routed(args).gate_up.launch(stream, args)
     }
 
     pub fn down_routed(&self, stream: &Stream, args: &RoutedArgs) -> Result<&'static str, DeviceError> {
-        self.down_routed.launch(stream, args)
+        self.routed(args).down.launch(stream, args)
+    }
+
+    fn routed(&self, args: &RoutedArgs) -> &Routed {
+        if args.tokens <= MAX_FEW_TOKENS { &self.few } else { &self.routed }
     }
 }
 
@@ -253,12 +282,15 @@ impl<A: Pod> Gemm<A> {
 
 #[cfg(test)]
 mod tests {
-    use super::{BODIES, Body, MAX_MID_TOKENS, MAX_STREAM_TOKENS, MoeKernel, Sharing};
+    use super::{BODIES, Body, FEW, MAX_MID_TOKENS, MAX_STREAM_TOKENS, MoeKernel, Sharing};
     use crate::moe::MAX_WIDTH;
     use crate::moe::grouped::{GROUP_ROWS, PANEL};
 
     /// What a block of a Hopper GPU may have.
     const MOST_SMEM_BYTES: usize = 227 << 10;
+    /// What a multiprocessor has, and what each of its blocks costs beside what it asked for.
+    const SM_SMEM_BYTES: usize = 228 << 10;
+    const BLOCK_SMEM_BYTES: usize = 1 << 10;
 
     #[test]
     fn bodies_are_in_the_order_of_the_kernels_and_fit() {
@@ -268,12 +300,14 @@ mod tests {
             assert!(body.smem_bytes() <= MOST_SMEM_BYTES && body.threads() <= 1024, "{kernel:?}");
             assert!(body.max_tokens.is_multiple_of(8), "{kernel:?}");
         }
+        assert!(2 * (FEW.smem_bytes() + BLOCK_SMEM_BYTES) <= SM_SMEM_BYTES);
     }
 
     #[test]
     fn bodies_are_those_of_the_kernels() {
         let [stream, mid, prefill] = BODIES.each_ref().map(numbers);
         assert_eq!(stream, in_moe_stream());
+        assert_eq!(numbers(&FEW), in_moe_few());
         assert_eq!(mid, in_moe_gemm("Mid"));
         assert_eq!(prefill, in_moe_gemm("Prefill"));
         assert_eq!(BODIES.each_ref().map(|body| body.file), ["moe_stream", "moe_gemm", "moe_gemm"]);
@@ -295,21 +329,28 @@ mod tests {
         [consumers, max_tokens, chunk, stages]
     }
 
+    /// There each consumer has so many stages.
     fn in_moe_stream() -> [usize; 4] {
-        let max_tokens = stream_constant("kBuffers") * GROUP_ROWS;
-        [stream_constant("kConsumers"), max_tokens, stream_constant("kChunk"), stream_constant("kStages")]
+        let of = |name| constant(include_str!("../../kernels/moe_stream.cu"), name);
+        [of("kConsumers"), of("kBuffers") * GROUP_ROWS, of("kChunk"), of("kConsumers") * of("kStages")]
+    }
+
+    fn in_moe_few() -> [usize; 4] {
+        ["kConsumers", "kMaxTokens", "kChunk", "kStages"]
+            .map(|name| constant(include_str!("../../kernels/moe_few.cu"), name))
     }
 
     /// `constexpr uint32_t kName = number, kOther = number;`
-    fn stream_constant(name: &str) -> usize {
-        let source = include_str!("../../kernels/moe_stream.cu");
+    fn constant(source: &str, name: &str) -> usize {
         let (_, rest) = source.split_once(&format!(" {name} = ")).expect(name);
         rest.split([',', ';']).next().unwrap().parse().expect(name)
     }
 
     #[test]
-    fn the_widest_rows_are_those_that_stream_has_room_for() {
-        assert_eq!(MAX_WIDTH, stream_constant("kMaxPanels") * PANEL);
+    fn the_widest_rows_are_those_that_there_is_room_for() {
+        for source in [include_str!("../../kernels/moe_stream.cu"), include_str!("../../kernels/moe_few.cu")] {
+            assert_eq!(MAX_WIDTH, constant(source, "kMaxPanels") * PANEL);
+        }
     }
 
     #[test]

@@ -145,13 +145,14 @@ fn the_kernel_that_was_asked_for_runs() {
     let Some(rig) = rig() else { return };
     // Few tokens are routed in the products themselves.
     let names = |kernel, n_tokens| match kernel {
+        MoeKernel::Stream if n_tokens <= 8 => MoeLaunched { gate_up: "moe_gate_up_few", down: "moe_down_few" },
         MoeKernel::Stream if n_tokens <= 16 => MoeLaunched { gate_up: "moe_gate_up_routed", down: "moe_down_routed" },
         MoeKernel::Stream => MoeLaunched { gate_up: "moe_gate_up_stream", down: "moe_down_stream" },
         MoeKernel::Mid => MoeLaunched { gate_up: "moe_gate_up_mid", down: "moe_down_mid" },
         MoeKernel::Prefill => MoeLaunched { gate_up: "moe_gate_up_prefill", down: "moe_down_prefill" },
     };
     let launched = |n_tokens, choice| rig.run(&rig.layer.inputs(n_tokens, Signs::Both), choice).launched;
-    for (kernel, n_tokens) in MoeKernel::ALL.into_iter().flat_map(|kernel| [(kernel, 1), (kernel, 16), (kernel, 17)]) {
+    for (kernel, n_tokens) in MoeKernel::ALL.into_iter().flat_map(|kernel| [(kernel, 1), (kernel, 9), (kernel, 17)]) {
         assert_eq!(launched(n_tokens, MoeChoice::Fixed(kernel)), Some(names(kernel, n_tokens)));
     }
     let mut seen = Vec::new();
