@@ -137,6 +137,13 @@ pub struct Buffer<T> {
 #[repr(transparent)]
 pub struct Address(u64);
 
+impl Address {
+    /// So many bytes further on.
+    pub(crate) fn plus(self, bytes: usize) -> Self {
+        Self(self.0 + bytes as u64)
+    }
+}
+
 impl<T: Pod> Buffer<T> {
     /// In elements.
     #[allow(clippy::len_without_is_empty, reason = "nobody asks")]
@@ -238,10 +245,16 @@ impl Stream {
 
     /// Queues a copy of all of `from` to the start of `to`.
     pub fn send<T: Pod>(&self, from: &Pinned<T>, to: &mut Buffer<T>) -> Result<(), DeviceError> {
-        bounds(0, from.len, to.len)?;
+        self.send_first(from, from.len, to)
+    }
+
+    /// Queues a copy of the first `n` elements of `from` to the start of `to`.
+    pub fn send_first<T: Pod>(&self, from: &Pinned<T>, n: usize, to: &mut Buffer<T>) -> Result<(), DeviceError> {
+        bounds(0, n, from.len)?;
+        bounds(0, n, to.len)?;
         self.in_use.borrow_mut().push(Arc::clone(&from.memory));
         // SAFETY: both ranges are in bounds, and the stream keeps the host's.
-        unsafe { self.copy_in(from.start(), to.address(), from.len) }
+        unsafe { self.copy_in(from.start(), to.address(), n) }
     }
 
     /// Queues a copy of the start of `from` to all of `to`.

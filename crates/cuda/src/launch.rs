@@ -249,6 +249,13 @@ pub struct Event {
 }
 
 impl Event {
+    /// Waits until the event has happened; not at all if it was never recorded.
+    pub fn wait(&self) -> Result<(), DeviceError> {
+        self.context.bind()?;
+        // SAFETY: the event exists.
+        check("cuEventSynchronize", unsafe { sys::cuEventSynchronize(self.raw.0) })
+    }
+
     /// Waits for this event and gives the time since `start`, to about half a microsecond. Both must have been recorded.
     pub fn ms_since(&self, start: &Event) -> Result<f32, DeviceError> {
         self.context.bind()?;

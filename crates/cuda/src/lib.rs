@@ -7,6 +7,7 @@ mod device;
 mod error;
 mod kernels;
 mod launch;
+mod model_weights;
 mod moe;
 pub mod pack;
 pub mod probe;
@@ -18,6 +19,7 @@ pub use error::DeviceError;
 pub use kernels::copy::Copier;
 pub use kernels::moe_gemm::MoeKernel;
 pub use launch::{Event, Graph, Kernel, Launch, Start, Stream};
+pub use model_weights::{LayerBuffers, ModelWeights, ModelWeightsError};
 pub use moe::{
     MAX_EXPERTS, MAX_TOKENS, MAX_TOP_K, MAX_WIDTH, Moe, MoeChoice, MoeError, MoeLaunched, MoeShape, MoeWeights,
     MoeWorkspace, Swiglu,

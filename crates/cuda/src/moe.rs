@@ -16,16 +16,16 @@ mod weights;
 mod workspace;
 
 pub use error::MoeError;
+pub(crate) use shape::Tiles;
 pub use shape::{MAX_EXPERTS, MAX_TOKENS, MAX_TOP_K, MAX_WIDTH, MoeShape};
 pub use weights::MoeWeights;
+pub(crate) use weights::Projection;
 pub use workspace::MoeWorkspace;
 
 use crate::device::{Address, Buffer, Device};
 use crate::kernels::moe_gemm::{GemmArgs, GemmKernels, MAX_ROUTED_TOKENS, MoeKernel, RoutedArgs};
 use crate::kernels::moe_route::{CombineArgs, RouteArgs, RouteKernels};
 use crate::launch::Stream;
-use shape::Tiles;
-use weights::Projection;
 
 /// The kernels of experts of one shape.
 pub struct Moe {

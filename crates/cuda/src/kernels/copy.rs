@@ -40,7 +40,18 @@ impl Copier {
         if from.len() > to.len() {
             return Err(DeviceError::Bounds { at: 0, n: from.len(), len: to.len() });
         }
-        let args = Args { source: from.address(), target: to.address(), n: from.len() as u64 };
+        self.launch_at(stream, from.address(), to.address(), from.len())
+    }
+
+    /// Queues a copy of `n` times 16 bytes.
+    pub(crate) fn launch_at(
+        &self,
+        stream: &Stream,
+        source: Address,
+        target: Address,
+        n: usize,
+    ) -> Result<(), DeviceError> {
+        let args = Args { source, target, n: n as u64 };
         stream.launch(&self.kernel, Launch::new(self.n_blocks, N_THREADS), &args)
     }
 }

@@ -1,6 +1,6 @@
 use super::MoeError;
 use super::grouped::panels;
-use crate::pack::{Rows, TILE_ROWS};
+use crate::pack::{RECORD_BYTES, Rows, TILE_ROWS};
 
 /// As in `moe_tokens.cuh`.
 pub const MAX_EXPERTS: usize = 256;
@@ -58,6 +58,21 @@ pub(crate) struct Tiles {
 impl Tiles {
     fn new(rows: usize, cols: usize, order: Rows) -> Self {
         Self { rows, cols, order, strips: rows.div_ceil(TILE_ROWS), k_records: panels(cols) }
+    }
+
+    /// Of a packed matrix.
+    pub fn record_bytes(self) -> usize {
+        self.strips * self.strip_bytes()
+    }
+
+    /// Of a packed strip.
+    pub fn strip_bytes(self) -> usize {
+        self.k_records * RECORD_BYTES
+    }
+
+    /// Rows of a packed matrix, padding included.
+    pub fn packed_rows(self) -> usize {
+        self.strips * TILE_ROWS
     }
 }
 

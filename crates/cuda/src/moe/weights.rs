@@ -3,9 +3,10 @@ use tessera_model::weights::Experts;
 
 use super::{MoeError, MoeShape};
 use crate::device::{Buffer, Device};
+use crate::error::DeviceError;
 use crate::launch::Stream;
 use crate::moe::shape::Tiles;
-use crate::pack::{Matrix, Packer, ScaleShift, Shape, TILE_ROWS};
+use crate::pack::{Matrix, Packer, ScaleShift, Shape};
 
 /// A layer's experts in the GPU's memory.
 pub struct MoeWeights {
@@ -67,8 +68,25 @@ impl MoeWeights {
         })
     }
 
+    /// Room for the experts of a checked shape, all zero; `weight_scales` are those of gate_up and down.
+    pub(crate) fn alloc(device: &Device, shape: MoeShape, weight_scales: [f32; 2]) -> Result<Self, DeviceError> {
+        let alloc = |tiles, weight_scale| Projection::alloc(device, tiles, shape.experts, weight_scale);
+        let [gate_up, down] = weight_scales;
+        Ok(Self { shape, gate_up: alloc(shape.gate_up(), gate_up)?, down: alloc(shape.down(), down)? })
+    }
+
+    /// Bytes that the experts of a checked shape take.
+    pub(crate) fn bytes(shape: MoeShape) -> u64 {
+        [shape.gate_up(), shape.down()].map(|tiles| Projection::bytes(tiles, shape.experts)).iter().sum()
+    }
+
     pub fn shape(&self) -> MoeShape {
         self.shape
+    }
+
+    /// What the sums of gate_up and down are multiplied by: the power of two that was taken out of their scales.
+    pub fn weight_scales(&self) -> [f32; 2] {
+        [self.gate_up.weight_scale, self.down.weight_scale]
     }
 
     /// Bytes that one expert's matrices and biases take.
@@ -89,7 +107,7 @@ impl Projection {
         experts: usize,
     ) -> Result<Self, MoeError> {
         let mut packing = Packing::new(what, from, tiles)?;
-        let mut to = Self::alloc(device, &packing, experts)?;
+        let mut to = Self::alloc(device, tiles, experts, packing.shift.factor())?;
         for e in 0..experts {
             if e < from.experts {
                 packing.pack(e)?;
@@ -99,12 +117,16 @@ impl Projection {
         Ok(to)
     }
 
-    fn alloc(device: &Device, packing: &Packing, experts: usize) -> Result<Self, MoeError> {
+    fn alloc(device: &Device, tiles: Tiles, experts: usize, weight_scale: f32) -> Result<Self, DeviceError> {
         Ok(Self {
-            records: device.alloc(experts * packing.records.len())?,
-            bias: device.alloc(experts * packing.bias.len())?,
-            weight_scale: packing.shift.factor(),
+            records: device.alloc(experts * tiles.record_bytes())?,
+            bias: device.alloc(experts * tiles.packed_rows())?,
+            weight_scale,
         })
+    }
+
+    fn bytes(tiles: Tiles, experts: usize) -> u64 {
+        (experts * (tiles.record_bytes() + tiles.packed_rows() * size_of::<f32>())) as u64
     }
 
     /// What was packed last, as expert `e`.
@@ -130,7 +152,7 @@ impl<'a> Packing<'a> {
         let pack = |source| MoeError::Pack { what, source };
         let shape = Shape::new(tiles.rows, tiles.cols).map_err(pack)?;
         let shift = ScaleShift::of(from.scales, shape.blocks()).map_err(pack)?;
-        let (records, bias) = (vec![0; shape.packed_bytes()], vec![0.0; tiles.strips * TILE_ROWS]);
+        let (records, bias) = (vec![0; tiles.record_bytes()], vec![0.0; tiles.packed_rows()]);
         Ok(Self { what, from, tiles, shape, shift, records, bias })
     }
 
@@ -198,5 +220,5 @@ fn check(names: &Names, found: &Experts, experts: usize, tiles: Tiles) -> Result
 /// One expert's biases `[rows]` in the order of the packed rows, `[strips * 64]`.
 fn packed_bias(bias: &[bf16], tiles: Tiles) -> Vec<f32> {
     let of_row = |packed| bias.get(tiles.order.source(packed)).map_or(0.0, |bias| bias.to_f32());
-    (0..tiles.strips * TILE_ROWS).map(of_row).collect()
+    (0..tiles.packed_rows()).map(of_row).collect()
 }

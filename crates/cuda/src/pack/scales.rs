@@ -55,7 +55,12 @@ impl ScaleShift {
     #[inline(always)]
     pub fn field(self, scale: u8) -> u8 {
         debug_assert!((self.lowest()..=self.highest()).contains(&scale));
-        scale.wrapping_add(126).wrapping_sub(self.0)
+        scale.wrapping_add(self.field_offset())
+    }
+
+    /// What [`ScaleShift::field`] adds to a scale byte, modulo 256.
+    pub(crate) fn field_offset(self) -> u8 {
+        126_u8.wrapping_sub(self.0)
     }
 
     /// The scale byte of a field: the inverse of [`ScaleShift::field`].

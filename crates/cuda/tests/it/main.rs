@@ -3,6 +3,7 @@
 mod build;
 mod device;
 mod gpu;
+mod model_weights;
 mod moe;
 mod pack;
 mod probe;

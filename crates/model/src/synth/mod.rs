@@ -10,13 +10,13 @@ mod values;
 use std::path::Path;
 
 pub use like::Like;
+pub use values::Source;
 
 use crate::checkpoint::shards::{Progress, ShardSet, run_jobs};
 use crate::checkpoint::staging::StagedFolder;
 use crate::checkpoint::{Layout, Part, TensorSpec, WriteError};
 use crate::config::{Config, ConfigError};
 use crate::mxfp4::BLOCK;
-use values::Source;
 
 /// No file of a Hugging Face checkpoint is larger.
 pub const MAX_SHARD_BYTES: u64 = 5_000_000_000;

@@ -11,6 +11,8 @@ use crate::mxfp4::{BLOCK, BLOCK_BYTES, decode_block};
 
 /// Distance of a scale byte from its tensor's base, by a random nibble: most at the base, some two binades around it.
 const SCALE_SPREAD: [i8; 16] = [-2, -2, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2];
+/// The largest of those distances, either way.
+const SCALE_REACH: i8 = 2;
 /// Root mean square of `2^distance` over [`SCALE_SPREAD`].
 const SPREAD_RMS: f64 = 1.482;
 /// Root mean square of the sixteen E2M1 values, all equally likely.
@@ -22,6 +24,8 @@ const SWIGLU_RMS: f64 = 1.6;
 /// maximum is not at the format's lower end: so that quantising the dequantised values gives the same bytes.
 const LARGE_CODE: u8 = 0x6;
 
+/// The weights of a seed, by part and layer.
+#[derive(Clone, Copy)]
 pub struct Source<'a> {
     config: &'a Config,
     seed: u64,
@@ -33,7 +37,7 @@ impl<'a> Source<'a> {
     }
 
     /// The bytes of consecutive elements of a part, from element `start`, which is a multiple of 32.
-    pub fn fill(&self, part: Part, layer: Option<usize>, start: usize, out: &mut [u8]) {
+    pub(super) fn fill(&self, part: Part, layer: Option<usize>, start: usize, out: &mut [u8]) {
         let key = self.key(part, layer);
         match part {
             Part::GateUpBlocks | Part::DownBlocks => {
@@ -62,18 +66,19 @@ impl<'a> Source<'a> {
     }
 
     /// The values of one block of an expert's matrix.
-    pub fn block(&self, blocks: Part, scales: Part, layer: Option<usize>, index: usize) -> [f32; BLOCK] {
+    pub(super) fn block(&self, blocks: Part, scales: Part, layer: Option<usize>, index: usize) -> [f32; BLOCK] {
         let word = word(self.key(scales, layer), (index / 16) as u64);
         let scale = scale_byte(self.scale_base(scales), word, index % 16);
         decode_block(&codes(self.key(blocks, layer), index), scale)
     }
 
-    fn key(&self, part: Part, layer: Option<usize>) -> u64 {
+    /// Of the words that a part's values are made of.
+    pub fn key(&self, part: Part, layer: Option<usize>) -> u64 {
         key(self.seed, part as u64, layer.map_or(u64::MAX, |l| l as u64))
     }
 
     /// Mean and deviation of a part stored as BF16.
-    fn distribution(&self, part: Part) -> (f32, f32) {
+    pub fn distribution(&self, part: Part) -> (f32, f32) {
         let c = self.config;
         let over_root = |gain: f64, fan_in: usize| (0.0, (gain / (fan_in as f64).sqrt()) as f32);
         match part {
@@ -87,8 +92,14 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// The smallest and the largest scale byte of a part's blocks.
+    pub fn scale_range(&self, part: Part) -> [u8; 2] {
+        let base = self.scale_base(part);
+        [-SCALE_REACH, SCALE_REACH].map(|distance| base.saturating_add_signed(distance))
+    }
+
     /// The commonest scale byte of a part's blocks, so that its outputs have the rms named at the top of this file.
-    fn scale_base(&self, part: Part) -> u8 {
+    pub fn scale_base(&self, part: Part) -> u8 {
         let c = self.config;
         let (fan_in, input_rms, output_rms) = match part {
             Part::DownScales => (c.intermediate_size, SWIGLU_RMS, 1.5),
