@@ -2,5 +2,6 @@
 
 pub(crate) mod copy;
 pub(crate) mod decode_probe;
+pub(crate) mod dense;
 pub(crate) mod moe_gemm;
 pub(crate) mod moe_route;
