@@ -25,10 +25,10 @@ const HEADER_BYTES: usize = 1024;
 const GROUP_BYTES: usize = 1024;
 
 /// As in `dense_stream.cu`.
-const MAX_WARPS: usize = 8;
-const CHUNK: usize = 2;
+const MAX_WARPS: usize = 4;
+const CHUNK: usize = 4;
 const STREAM_STAGE_BYTES: usize = CHUNK * 2 * GROUP_BYTES;
-const MAX_STREAM_STAGES: usize = 40;
+const MAX_STREAM_STAGES: usize = 20;
 /// Two groups of tokens at most, and so many bytes of them: the rest of the shared memory has room for the rings.
 const MAX_STREAM_TOKENS: usize = 16;
 const MAX_STREAM_TOKEN_BYTES: usize = 128 << 10;
@@ -156,8 +156,7 @@ struct Rings {
 }
 
 impl Rings {
-    /// Every block has a strip before any has two, and as few warps as own one or two less than the others: their rings are
-    /// the longer.
+    /// Every block has a strip before any has two, and a warp for each up to the most: the fewer warps, the longer their rings.
     fn new(shape: DenseShape, n_tokens: usize, n_blocks: usize) -> Self {
         let (strips, k_records) = (shape.strips(), panels(shape.cols));
         let blocks = n_blocks.min(strips);
@@ -173,7 +172,8 @@ impl Rings {
         let launch = Launch {
             smem_bytes: smem_bytes as u32,
             start: Start::Early,
-            ..Launch::new(self.blocks as u32, 32 * self.warps as u32)
+            // One more warp copies.
+            ..Launch::new(self.blocks as u32, 32 * (self.warps + 1) as u32)
         };
         (launch, DenseArgs { stages: self.stages as u32, ..args })
     }
@@ -262,7 +262,7 @@ mod tests {
             if n_tokens <= DenseKernel::Stream.max_tokens(shape) {
                 let (launch, args) = Rings::new(shape, n_tokens, 132).launch(DenseArgs::zeroed());
                 assert!(launch.smem_bytes as usize <= MOST_SMEM_BYTES && args.stages >= 1, "{what}");
-                assert!(args.stages * launch.block[0] / 32 <= MAX_STREAM_STAGES as u32, "{what}");
+                assert!(args.stages * (launch.block[0] / 32 - 1) <= MAX_STREAM_STAGES as u32, "{what}");
             }
             for body in [&MID, &WIDE] {
                 let (launch, args) = body.tile(shape, n_tokens, 132).launch(body, DenseArgs::zeroed());
@@ -277,9 +277,9 @@ mod tests {
     #[test]
     fn strips_are_spread_over_all_blocks_first() {
         let rings = |shape, n_tokens| Rings::new(shape, n_tokens, 132);
-        assert_eq!(rings(QKV, 1), Rings { blocks: 132, warps: 3, stages: 13, token_bytes: 6 << 10 });
-        assert_eq!(rings(O, 8), Rings { blocks: 132, warps: 2, stages: 20, token_bytes: 64 << 10 });
-        assert_eq!(rings(HEAD, 1), Rings { blocks: 132, warps: 8, stages: 5, token_bytes: 6 << 10 });
+        assert_eq!(rings(QKV, 1), Rings { blocks: 132, warps: 3, stages: 6, token_bytes: 6 << 10 });
+        assert_eq!(rings(O, 8), Rings { blocks: 132, warps: 2, stages: 10, token_bytes: 64 << 10 });
+        assert_eq!(rings(HEAD, 1), Rings { blocks: 132, warps: 4, stages: 5, token_bytes: 6 << 10 });
         assert_eq!(rings(SMALL, 16), Rings { blocks: 1, warps: 1, stages: 1, token_bytes: 2 << 10 });
     }
 
