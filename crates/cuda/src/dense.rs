@@ -112,7 +112,7 @@ impl Dense {
 }
 
 /// Elements of the panels of so many rows.
-fn panels_len(cols: usize, n_rows: usize) -> usize {
+pub(crate) fn panels_len(cols: usize, n_rows: usize) -> usize {
     n_rows.next_multiple_of(GROUP_ROWS) * panels(cols) * PANEL
 }
 

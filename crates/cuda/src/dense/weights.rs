@@ -18,7 +18,8 @@ pub struct DenseWeights {
 }
 
 impl DenseWeights {
-    /// Zeros, for somebody who fills them.
+    /// Zeros, for somebody who fills them. A kernel that does must be done before a product is queued, not only be queued before:
+    /// products ask for their weights before they wait for the kernel before them.
     pub fn alloc(device: &Device, shape: DenseShape) -> Result<Self, DenseError> {
         let shape = shape.checked()?;
         let (records, bias) = (device.alloc(shape.records_len())?, device.alloc(shape.bias_len())?);
