@@ -27,7 +27,7 @@ for source in crates/cuda/kernels/*.cu; do
         echo "$source: its machine code has LDL or STL: registers spill, or an array is indexed at run time" >&2
         status=1
     fi
-    for pair in wgmma:HGMMA mma:HMMA; do
+    for pair in wgmma:HGMMA wgmma_ss:HGMMA mma:HMMA; do
         header="ptx/${pair%:*}.cuh" instruction=${pair#*:}
         if grep -qF "#include \"$header\"" "$source" && (($(count "$instruction") == 0)); then
             echo "$source: includes $header, but its machine code has no $instruction" >&2

@@ -1,10 +1,14 @@
-"""Writes crates/cuda/kernels/ptx/wgmma.cuh: one instruction takes as many operands as it has accumulators, so it is written
-by a program.
+"""Writes crates/cuda/kernels/ptx/wgmma.cuh and wgmma_ss.cuh: one instruction takes as many operands as it has accumulators,
+so it is written by a program.
 
     python3 tools/wgmma_header.py > crates/cuda/kernels/ptx/wgmma.cuh
+    python3 tools/wgmma_header.py ss > crates/cuda/kernels/ptx/wgmma_ss.cuh
 """
 
+import sys
+
 WIDTHS = range(8, 257, 8)
+WIDTHS_SS = range(32, 257, 32)
 
 HEAD = """// wgmma with A in registers: D[64, N] += A[64, 16] B[16, N], bf16 operands, float32 sums.
 //
@@ -32,6 +36,19 @@ template <int N>
 struct Wgmma;
 """
 
+HEAD_SS = """// wgmma with both operands in shared memory: D[64, N] += A[64, 16] B[16, N], bf16 operands, float32 sums.
+//
+// Written by tools/wgmma_header.py. D and B are as wgmma.cuh has them, and A lies like B: rows of 64 columns.
+#pragma once
+#include <cstdint>
+
+#include "ptx/wgmma.cuh"
+
+// A begins `OffsetA` units of 16 bytes after the descriptor `a`, B `OffsetB` after `b`.
+template <int N>
+struct WgmmaShared;
+"""
+
 
 def body(n):
     d = n // 2
@@ -55,4 +72,30 @@ struct Wgmma<{n}> {{
 """
 
 
-print(HEAD + "".join(map(body, WIDTHS)), end="")
+def body_ss(n):
+    d = n // 2
+    registers = ", ".join(f"%{i}" for i in range(d))
+    outputs = ", ".join(f'"+f"(d[{i}])' for i in range(d))
+    return f"""
+template <>
+struct WgmmaShared<{n}> {{
+    template <int OffsetA, int OffsetB>
+    static __device__ __forceinline__ void run(float (&d)[{d}], uint32_t a, uint32_t b) {{
+        // clang-format off
+        asm volatile(
+            "{{\\n.reg .b64 a, b;\\n.reg .b32 low;\\n"
+            "add.u32 low, %{d}, %{d + 2};\\nmov.b64 a, {{low, 0x40000040}};\\n"
+            "add.u32 low, %{d + 1}, %{d + 3};\\nmov.b64 b, {{low, 0x40000040}};\\n"
+            "wgmma.mma_async.sync.aligned.m64n{n}k16.f32.bf16.bf16 {{{registers}}}, a, b, 1, 1, 1, 0, 0;\\n}}"
+            : {outputs}
+            : "r"(a), "r"(b), "n"(OffsetA), "n"(OffsetB));
+        // clang-format on
+    }}
+}};
+"""
+
+
+if sys.argv[1:] == ["ss"]:
+    print(HEAD_SS + "".join(map(body_ss, WIDTHS_SS)), end="")
+else:
+    print(HEAD + "".join(map(body, WIDTHS)), end="")

@@ -3,6 +3,7 @@
 mod ceiling;
 mod cubins;
 mod cublas;
+mod dense;
 mod device;
 mod error;
 mod kernels;
@@ -14,9 +15,11 @@ pub mod probe;
 
 pub use ceiling::{copy_bandwidth, matmul_rate};
 pub use cubins::{CUBINS, REPORT};
+pub use dense::{Dense, DenseChoice, DenseError, DenseOut, DenseShape, DenseWeights, MAX_COLS, MAX_ROWS};
 pub use device::{Address, Buffer, Device, Memory, Pinned, Properties};
 pub use error::DeviceError;
 pub use kernels::copy::Copier;
+pub use kernels::dense::DenseKernel;
 pub use kernels::moe_gemm::MoeKernel;
 pub use launch::{Event, Graph, Kernel, Launch, Start, Stream};
 pub use model_weights::{LayerBuffers, ModelWeights, ModelWeightsError};

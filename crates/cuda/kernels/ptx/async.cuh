@@ -32,6 +32,20 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) 
         : "memory");
 }
 
+// Whether the phase of this parity is over.
+__device__ __forceinline__ bool barrier_test(uint32_t barrier, uint32_t parity) {
+    uint32_t is_over;
+    asm volatile(
+        "{\n"
+        ".reg .pred over;\n"
+        "mbarrier.test_wait.parity.shared::cta.b64 over, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, over;\n"
+        "}" : "=r"(is_over) : "r"(barrier),
+        "r"(parity)
+        : "memory");
+    return is_over != 0;
+}
+
 // Contiguous bytes; addresses and size are multiples of 16.
 __device__ __forceinline__ void copy_bulk(uint32_t target, const void* source, uint32_t n_bytes, uint32_t barrier) {
     asm volatile(

@@ -3,6 +3,7 @@
 pub(crate) mod copy;
 pub(crate) mod decode_probe;
 pub(crate) mod dummy;
+pub(crate) mod dense;
 pub(crate) mod moe_gemm;
 pub(crate) mod moe_route;
 pub(crate) mod pack;

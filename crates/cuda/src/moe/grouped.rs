@@ -5,7 +5,7 @@ pub(crate) const GROUP_ROWS: usize = 8;
 /// Columns of a panel.
 pub(crate) const PANEL: usize = 64;
 /// Elements of a 16-byte piece.
-const PIECE: usize = 8;
+pub(crate) const PIECE: usize = 8;
 
 /// Panels of so many columns.
 pub(crate) fn panels(columns: usize) -> usize {

@@ -1,6 +1,7 @@
 //! Integration tests of the CUDA backend.
 
 mod build;
+mod dense;
 mod device;
 mod gpu;
 mod model_weights;

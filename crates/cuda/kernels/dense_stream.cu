@@ -1,0 +1,287 @@
+// Dense matrix products for few tokens: weights stream through once, as fast as memory gives them.
+//
+// A block is some warps that own strips of 16 weight rows, each over the whole of k, and have a ring of stages each, so that no
+// warp waits for another; and a warp that copies, one lane for each ring. All share the tokens, which stay in shared memory.
+// Weights do not depend on the kernel before: rings full of them are on their way before the wait for it.
+//
+// A strip is one chain of mma.sync, each of which waits for the one before: nothing else may stand in that chain.
+#include <cstdint>
+
+#include "dense.cuh"
+#include "ptx/async.cuh"
+#include "ptx/mma.cuh"
+
+namespace {
+
+// That own strips.
+constexpr uint32_t kMaxWarps = 4, kThreads = (kMaxWarps + 1) * 32;
+// Records of a stage.
+constexpr uint32_t kChunk = 4, kStageBytes = kChunk * kDenseRecordBytes;
+// Of all rings together.
+constexpr uint32_t kMaxStages = 20;
+// Parts of k whose tokens come one after the other.
+constexpr uint32_t kSegments = 4;
+// Of the barriers, before the tokens.
+constexpr uint32_t kHeaderBytes = 1024;
+static_assert((2 * kMaxStages + kSegments) * 8 <= kHeaderBytes);
+
+// Addresses in shared memory.
+struct Shared {
+    uint32_t full, empty;  // barriers of a warp's ring
+    uint32_t tokens_full;  // barriers of the segments
+    uint32_t tokens;       // [k_records, n_tokens, 128]: of each panel, the rows that exist
+    uint32_t weights;      // a warp's ring
+
+    __device__ __forceinline__ Shared(const DenseArgs& args, uint32_t warp) {
+        extern __shared__ __align__(1024) uint8_t memory[];
+        const uint32_t begin = shared_address(memory);
+        tokens_full = begin;
+        full = begin + (kSegments + warp * args.stages) * 8;
+        empty = full + kMaxStages * 8;
+        tokens = begin + kHeaderBytes;
+        const uint32_t tokens_bytes = (args.k_records * args.n_tokens * 128 + 1023) / 1024 * 1024;
+        weights = tokens + tokens_bytes + warp * args.stages * kStageBytes;
+    }
+};
+
+// What the segments of k are, in chunks.
+struct Segments {
+    uint32_t n_chunks, each;
+
+    __device__ __forceinline__ explicit Segments(const DenseArgs& args)
+        : n_chunks((args.k_records + kChunk - 1) / kChunk), each((n_chunks + kSegments - 1) / kSegments) {}
+
+    // Panels before the end of segment `i`.
+    __device__ __forceinline__ uint32_t end(const DenseArgs& args, uint32_t i) const {
+        return min((i + 1) * each * kChunk, args.k_records);
+    }
+};
+
+// Place in a ring of stages, and the parity of its phase.
+struct Ring {
+    uint32_t stage = 0, parity = 0;
+    __device__ __forceinline__ void next(const DenseArgs& args) {
+        if (++stage == args.stages) { stage = 0; parity ^= 1; }
+    }
+};
+
+// The strips of a warp: the same number for every warp of the grid, or one less. Where there are few, all blocks get one
+// before any gets two.
+struct Strips {
+    uint32_t first, step;
+    __device__ __forceinline__ explicit Strips(uint32_t warp)
+        : first(warp * gridDim.x + blockIdx.x), step(gridDim.x * (blockDim.x / 32 - 1)) {}
+};
+
+// One lane fills a warp's ring, chunk by chunk.
+struct Producer {
+    uint32_t strip, step, record = 0;
+    Ring ring;
+
+    __device__ __forceinline__ explicit Producer(const Strips& strips) : strip(strips.first), step(strips.step) {}
+
+    __device__ __forceinline__ bool is_done(const DenseArgs& args) const { return strip >= args.strips; }
+
+    __device__ __forceinline__ void copy(const DenseArgs& args, const Shared& shared) {
+        const uint32_t n_bytes = min(kChunk, args.k_records - record) * kDenseRecordBytes, full = shared.full + ring.stage * 8;
+        barrier_expect(full, n_bytes);
+        copy_bulk(shared.weights + ring.stage * kStageBytes,
+                  args.records + (size_t(strip) * args.k_records + record) * kDenseRecordBytes, n_bytes, full);
+        ring.next(args);
+        record += kChunk;
+        if (record >= args.k_records) { record = 0; strip += step; }
+    }
+
+    // As far as there is room at the start.
+    __device__ __forceinline__ void begin(const DenseArgs& args, const Shared& shared) {
+        for (uint32_t i = 0; i < args.stages && !is_done(args); i++) copy(args, shared);
+    }
+
+    // The rest; the lanes of a warp do not wait for each other.
+    __device__ __forceinline__ void finish(const DenseArgs& args, const Shared& shared) {
+        while (!is_done(args)) {
+            if (barrier_test(shared.empty + ring.stage * 8, ring.parity ^ 1)) copy(args, shared);
+        }
+    }
+};
+
+// The operands of one record.
+template <int Groups>
+struct Operands {
+    uint32_t a[4][4], b[Groups][8];
+
+    // This lane's rows of a record, and of the first group of a panel.
+    __device__ __forceinline__ void load(uint32_t record, uint32_t panel) {
+#pragma unroll
+        for (uint32_t step = 0; step < 4; step++) load_matrices(record ^ (step * 32), a[step]);
+#pragma unroll
+        for (uint32_t g = 0; g < Groups; g++) {
+            load_matrices(panel + g * kGroupBytes, b[g]);
+            load_matrices((panel + g * kGroupBytes) ^ 64, b[g] + 4);
+        }
+    }
+
+    __device__ __forceinline__ void multiply(float (&acc)[4 * Groups]) const {
+#pragma unroll
+        for (uint32_t step = 0; step < 4; step++) {
+#pragma unroll
+            for (uint32_t g = 0; g < Groups; g++) mma(acc + 4 * g, a[step], b[g] + 2 * step);
+        }
+    }
+};
+
+// Copies all tokens, each panel's rows that exist; every thread some panels.
+__device__ __forceinline__ void copy_tokens(const DenseArgs& args, const Shared& shared, const Segments& segments) {
+    const uint32_t n_bytes = args.n_tokens * 128, panel_bytes = (args.n_tokens + 7) / 8 * kGroupBytes;
+    for (uint32_t p = threadIdx.x; p < args.k_records; p += blockDim.x) {
+        copy_bulk(shared.tokens + p * n_bytes, args.tokens + size_t(p) * panel_bytes, n_bytes,
+                  shared.tokens_full + p / kChunk / segments.each * 8);
+    }
+}
+
+// The records of a strip, in order.
+template <int Groups>
+struct Reader {
+    const DenseArgs& args;
+    const Shared& shared;
+    const Segments& segments;
+    uint32_t weights, panel;  // this lane's rows of a record, and of the next panel
+    uint32_t segment = 0;
+
+    __device__ __forceinline__ Reader(const DenseArgs& args, const Shared& shared, const Segments& segments)
+        : args(args), shared(shared), segments(segments) {
+        // Matrices of A: both groups of piece 2 step, then those of the next; of B: pieces 0 to 3.
+        const uint32_t lane = threadIdx.x % 32, row = lane % 8, matrix = lane / 8;
+        weights = shared.weights + matrix % 2 * kGroupBytes + row * 128 + ((matrix / 2) ^ row) * 16;
+        panel = shared.tokens + row * 128 + (matrix ^ row) * 16;
+    }
+
+    // Waits for a chunk of weights and its tokens.
+    __device__ __forceinline__ void wait(uint32_t chunk, const Ring& ring) {
+        if (chunk == segment * segments.each) barrier_wait(shared.tokens_full + segment++ * 8, 0);
+        barrier_wait(shared.full + ring.stage * 8, ring.parity);
+    }
+
+    // Record `r` of a stage.
+    __device__ __forceinline__ void load(const Ring& ring, uint32_t r, Operands<Groups>& to) {
+        to.load(weights + ring.stage * kStageBytes + r * kDenseRecordBytes, panel);
+        panel += args.n_tokens * 128;
+    }
+
+    // All lanes have loaded what they need of the stage.
+    __device__ __forceinline__ void release(Ring& ring) {
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) barrier_arrive(shared.empty + ring.stage * 8);
+        ring.next(args);
+    }
+};
+
+// The operands of a record are loaded while the one before is multiplied.
+template <int Groups>
+__device__ __forceinline__ void sum_strip(const DenseArgs& args, const Shared& shared, const Segments& segments, Ring& ring,
+                                          float (&acc)[4 * Groups]) {
+    static_assert(kChunk == 4);
+    const uint32_t n_whole = args.k_records / kChunk, n_rest = args.k_records % kChunk;
+    Reader<Groups> reader(args, shared, segments);
+    Operands<Groups> a, b;
+    reader.wait(0, ring);
+    reader.load(ring, 0, a);
+#pragma unroll 1
+    for (uint32_t chunk = 0; chunk < n_whole;) {
+        reader.load(ring, 1, b);
+        a.multiply(acc);
+        reader.load(ring, 2, a);
+        b.multiply(acc);
+        reader.load(ring, 3, b);
+        a.multiply(acc);
+        reader.release(ring);
+        if (++chunk < segments.n_chunks) {
+            reader.wait(chunk, ring);
+            reader.load(ring, 0, a);
+        }
+        b.multiply(acc);
+    }
+    if (n_rest == 0) return;
+#pragma unroll 1
+    for (uint32_t r = 1; r < n_rest; r++) {
+        a.multiply(acc);
+        reader.load(ring, r, a);
+    }
+    a.multiply(acc);
+    reader.release(ring);
+}
+
+template <int Groups>
+__device__ __forceinline__ void consume_strip(const DenseArgs& args, const Shared& shared, const Segments& segments,
+                                              uint32_t strip, Ring& ring) {
+    const StripOut out(args, strip, 0, args.n_tokens);
+    float acc[4 * Groups], before[4 * Groups];
+#pragma unroll
+    for (uint32_t i = 0; i < 4 * Groups; i++) {
+        acc[i] = 0.0f;
+        // Asked for now, it is there when the sums are.
+        before[i] = args.adds && out.has(i) ? *out.element(args, i) : 0.0f;
+    }
+    sum_strip<Groups>(args, shared, segments, ring, acc);
+#pragma unroll
+    for (uint32_t i = 0; i < 4 * Groups; i++) {
+        const float sum = acc[i] + out.bias_of(i);
+        if (out.has(i)) *out.element(args, i) = args.adds ? before[i] + sum : sum;
+    }
+}
+
+// By one thread.
+__device__ __forceinline__ void begin_barriers(const DenseArgs& args, const Shared& shared, const Segments& segments,
+                                               uint32_t n_warps) {
+    for (uint32_t i = 0; i < kSegments; i++) barrier_init(shared.tokens_full + i * 8, 1);
+    for (uint32_t i = 0; i < n_warps * args.stages; i++) {
+        barrier_init(shared.full + i * 8, 1);
+        barrier_init(shared.empty + i * 8, 1);
+    }
+    barrier_init_fence();
+    for (uint32_t i = 0, begin = 0; i < kSegments; i++) {
+        const uint32_t end = segments.end(args, i);
+        barrier_expect(shared.tokens_full + i * 8, (end - begin) * args.n_tokens * 128);
+        begin = end;
+    }
+}
+
+template <int Groups>
+__device__ __forceinline__ void dense_stream(const DenseArgs& args) {
+    const uint32_t lane = threadIdx.x % 32, warp = __shfl_sync(~0u, threadIdx.x / 32, 0), n_warps = blockDim.x / 32 - 1;
+    const bool copies = warp == n_warps;
+    // Of the warp whose ring this thread reads or fills.
+    const uint32_t owner = copies ? min(lane, n_warps - 1) : warp;
+    const Shared shared(args, owner);
+    const Segments segments(args);
+    const Strips strips(owner);
+    Producer producer(strips);
+    if (copies) {
+        if (lane == 0) begin_barriers(args, shared, segments, n_warps);
+        __syncwarp();
+        if (lane < n_warps) producer.begin(args, shared);
+    }
+    __syncthreads();
+    grid_launch_next();
+    grid_wait_for_previous();
+    // The first warp of a block has the most strips. Where it has none, nobody would wait for the tokens.
+    if (blockIdx.x >= args.strips) return;
+    copy_tokens(args, shared, segments);
+    if (copies) {
+        if (lane < n_warps) producer.finish(args, shared);
+        return;
+    }
+    Ring ring;
+    for (uint32_t strip = strips.first; strip < args.strips; strip += strips.step) {
+        consume_strip<Groups>(args, shared, segments, strip, ring);
+    }
+}
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(kThreads, 1) dense_stream_8(const __grid_constant__ DenseArgs args) {
+    dense_stream<1>(args);
+}
+extern "C" __global__ void __launch_bounds__(kThreads, 1) dense_stream_16(const __grid_constant__ DenseArgs args) {
+    dense_stream<2>(args);
+}
