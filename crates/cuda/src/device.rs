@@ -137,6 +137,13 @@ pub struct Buffer<T> {
 #[repr(transparent)]
 pub struct Address(u64);
 
+impl Address {
+    /// So many bytes further on.
+    pub fn offset(self, n_bytes: usize) -> Self {
+        Self(self.0 + n_bytes as u64)
+    }
+}
+
 impl<T: Pod> Buffer<T> {
     /// In elements.
     #[allow(clippy::len_without_is_empty, reason = "nobody asks")]
@@ -242,6 +249,14 @@ impl Stream {
         self.in_use.borrow_mut().push(Arc::clone(&from.memory));
         // SAFETY: both ranges are in bounds, and the stream keeps the host's.
         unsafe { self.copy_in(from.start(), to.address(), from.len) }
+    }
+
+    /// Queues a copy of the first `n` elements of `from` to the start of `to`.
+    pub fn send_first<T: Pod>(&self, from: &Pinned<T>, to: &mut Buffer<T>, n: usize) -> Result<(), DeviceError> {
+        bounds(0, n, from.len.min(to.len))?;
+        self.in_use.borrow_mut().push(Arc::clone(&from.memory));
+        // SAFETY: as in `send`.
+        unsafe { self.copy_in(from.start(), to.address(), n) }
     }
 
     /// Queues a copy of the start of `from` to all of `to`.

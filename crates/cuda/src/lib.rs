@@ -10,6 +10,7 @@ mod launch;
 mod moe;
 pub mod pack;
 pub mod probe;
+mod step;
 
 pub use ceiling::{copy_bandwidth, matmul_rate};
 pub use cubins::{CUBINS, REPORT};
@@ -21,4 +22,7 @@ pub use launch::{Event, Graph, Kernel, Launch, Start, Stream};
 pub use moe::{
     MAX_EXPERTS, MAX_TOKENS, MAX_TOP_K, MAX_WIDTH, Moe, MoeChoice, MoeError, MoeLaunched, MoeShape, MoeWeights,
     MoeWorkspace, Swiglu,
+};
+pub use step::{
+    DecodeItem, DecodeMerge, NO_PARTIAL, PAD_TOKEN, PrefillTile, StepHeader, StepMeta, StepMetaError, StepSampling,
 };
