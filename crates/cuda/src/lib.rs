@@ -1,5 +1,6 @@
 //! gpt-oss on NVIDIA Hopper (`sm_90a`).
 
+mod attention;
 mod ceiling;
 mod cubins;
 mod cublas;
@@ -12,6 +13,7 @@ pub mod pack;
 pub mod probe;
 mod step;
 
+pub use attention::{Attention, AttentionError, AttentionShape, AttentionWorkspace, KvPool};
 pub use ceiling::{copy_bandwidth, matmul_rate};
 pub use cubins::{CUBINS, REPORT};
 pub use device::{Address, Buffer, Device, Memory, Pinned, Properties};
