@@ -113,7 +113,7 @@ impl KvPool {
         let (block, row) = (slot / BLOCK_SIZE, slot % BLOCK_SIZE);
         let swizzle = if head_dim == 64 { row % 8 } else { row / 2 % 4 };
         let start = ((block * kv_heads + kv_head) * BLOCK_SIZE + row) * head_dim;
-        start + (dim / PIECE ^ swizzle) * PIECE + dim % PIECE
+        start + ((dim / PIECE) ^ swizzle) * PIECE + dim % PIECE
     }
 
     /// Puts these in the place of all keys and values, and waits. As long as the pool, in the order of [`KvPool::element`].
