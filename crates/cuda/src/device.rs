@@ -139,7 +139,7 @@ pub struct Address(u64);
 
 impl Address {
     /// So many bytes further on.
-    pub(crate) fn plus(self, bytes: usize) -> Self {
+    pub fn plus(self, bytes: usize) -> Self {
         Self(self.0 + bytes as u64)
     }
 }

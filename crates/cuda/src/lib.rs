@@ -1,5 +1,6 @@
 //! gpt-oss on NVIDIA Hopper (`sm_90a`).
 
+mod attention;
 mod ceiling;
 mod cubins;
 mod cublas;
@@ -12,7 +13,9 @@ mod model_weights;
 mod moe;
 pub mod pack;
 pub mod probe;
+mod step;
 
+pub use attention::{Attention, AttentionError, AttentionShape, AttentionWorkspace, KvPool};
 pub use ceiling::{copy_bandwidth, matmul_rate};
 pub use cubins::{CUBINS, REPORT};
 pub use dense::{Dense, DenseChoice, DenseError, DenseOut, DenseShape, DenseWeights, MAX_COLS, MAX_ROWS};
@@ -26,4 +29,7 @@ pub use model_weights::{LayerBuffers, ModelWeights, ModelWeightsError};
 pub use moe::{
     MAX_EXPERTS, MAX_TOKENS, MAX_TOP_K, MAX_WIDTH, Moe, MoeChoice, MoeError, MoeLaunched, MoeShape, MoeWeights,
     MoeWorkspace, Swiglu,
+};
+pub use step::{
+    DecodeItem, DecodeMerge, NO_PARTIAL, PAD_TOKEN, PrefillTile, StepHeader, StepMeta, StepMetaError, StepSampling,
 };

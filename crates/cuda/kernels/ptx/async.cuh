@@ -74,6 +74,23 @@ __device__ __forceinline__ void copy_arrive(uint32_t barrier) {
 // Orders this thread's ordinary accesses to shared memory before the matrix and copy engines' later ones.
 __device__ __forceinline__ void proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
+// Adds 1 to a number in global memory, after everything that this thread wrote before.
+__device__ __forceinline__ void add_release(uint32_t* number) {
+    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(number) : "memory");
+}
+
+// Reads a number in global memory, before everything that this thread reads afterwards.
+__device__ __forceinline__ uint32_t load_acquire(const uint32_t* number) {
+    uint32_t value;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(number) : "memory");
+    return value;
+}
+
+// Waits for `n_threads` threads that have the same `id`, of 1 to 15.
+__device__ __forceinline__ void named_barrier(int id, int n_threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n_threads) : "memory");
+}
+
 template <int N>
 __device__ __forceinline__ void registers_grow() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));

@@ -17,3 +17,9 @@ __device__ __forceinline__ void load_matrices(uint32_t address, uint32_t* to) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(address));
 }
+
+// The same, each matrix transposed: register i has, of matrix i, column lane / 4, rows 2 (lane % 4) and the next.
+__device__ __forceinline__ void load_matrices_transposed(uint32_t address, uint32_t* to) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(address));
+}

@@ -1,5 +1,6 @@
 //! The host's half of the kernels, one file per `.cu`.
 
+pub(crate) mod attention;
 pub(crate) mod copy;
 pub(crate) mod decode_probe;
 pub(crate) mod dummy;

@@ -1,5 +1,6 @@
 //! Integration tests of the CUDA backend.
 
+mod attention;
 mod build;
 mod dense;
 mod device;

@@ -1,0 +1,338 @@
+// Attention of rows of one token: keys and values stream through once, as fast as memory gives them.
+//
+// A warp has a key-value head of an item: the heads of its group are the rows of its products, 16 whether or not there are so
+// many. It copies by itself, to a ring of its own, so that no warp waits for another. Blocks are persistent, and read from the
+// step how much work there is: a recorded launch fits every step.
+//
+// Where a row has several items, their results go through memory, and are merged in this kernel, by whatever warps are done:
+// they wait for the items' arrivals. All blocks run at once, and items come before merges, so each wait ends.
+#include "attention.cuh"
+
+using namespace attention;
+
+namespace {
+
+constexpr uint32_t kWarps = 4, kStages = 3;
+constexpr uint32_t kThreads = kWarps * 32;
+constexpr uint32_t kBlocksPerSm = 2;
+
+template <int kHeadDim>
+struct Shared {
+    alignas(1024) uint8_t ring[kWarps][kStages][Tile<kHeadDim>::kBytes];
+    uint64_t full[kWarps][kStages];
+};
+
+// One key-value head of an item, and the keys that its query sees.
+struct Unit {
+    DecodeItem item;
+    uint32_t kv_head, first;
+
+    __device__ __forceinline__ Unit(const AttentionArgs& args, const DecodeItem* items, uint32_t index)
+        : item(items[index / args.kv_heads]), kv_head(index % args.kv_heads), first(first_key(item.position, args.window)) {}
+
+    __device__ __forceinline__ uint32_t end_split() const { return item.first_split + item.n_splits; }
+    __device__ __forceinline__ uint32_t begin_tile(uint32_t split) const { return max(split * kSplitTiles, first / kTileKeys); }
+    __device__ __forceinline__ uint32_t end_tile(uint32_t split) const {
+        return min((split + 1) * kSplitTiles, item.position / kTileKeys + 1);
+    }
+    // Whether not all of a tile's keys are seen.
+    __device__ __forceinline__ bool is_edge(uint32_t tile) const {
+        return tile * kTileKeys < first || tile * kTileKeys + kTileKeys - 1 > item.position;
+    }
+};
+
+// A warp's units: every `step`-th.
+struct Range {
+    uint32_t begin, end, step;
+};
+
+// A warp's copies: of each tile in the order of the work, the keys, then the values.
+template <int kHeadDim>
+class Copier {
+  public:
+    __device__ __forceinline__ Copier(const AttentionArgs& args, const DecodeItem* items, Range units, uint8_t (*ring)[Tile<kHeadDim>::kBytes], uint64_t* full)
+        : args(args), items(items), units(units), ring(shared_address(ring)), full(shared_address(full)), unit(args, items, 0) {
+        if (units.begin < units.end) open_unit();
+    }
+
+    __device__ __forceinline__ bool is_done() const { return units.begin >= units.end; }
+    // Whether the next copy has the token that this step adds.
+    __device__ __forceinline__ bool is_new() const { return tile == unit.item.position / kTileKeys; }
+
+    // Starts the next copy, to the stage after the last one's, which nobody reads any more.
+    __device__ __forceinline__ void copy() {
+        if (is_done()) return;
+        using Keys = Tile<kHeadDim>;
+        const uint32_t lane = threadIdx.x % 32, barrier = full + stage * 8, in_tile = lane - tile % kSplitTiles * kTileBlocks;
+        const TileBlocks blocks(tile, unit.first, unit.item.position);
+        if (lane == 0) barrier_expect(barrier, (blocks.end - blocks.begin) * Keys::kBlockBytes);
+        __syncwarp();
+        if (in_tile >= blocks.begin && in_tile < blocks.end) {
+            const size_t source = (size_t(entry) * args.kv_heads + unit.kv_head) * Keys::kBlockBytes;
+            const uint32_t target = ring + stage * Keys::kBytes + in_tile * Keys::kBlockBytes;
+            copy_bulk(target, (is_values ? args.values : args.keys) + source, Keys::kBlockBytes, barrier);
+        }
+        stage = stage + 1 == kStages ? 0 : stage + 1;
+        next();
+    }
+
+  private:
+    __device__ __forceinline__ void next() {
+        is_values = !is_values;
+        if (is_values || ++tile < unit.end_tile(split)) return;
+        if (++split < unit.end_split()) {
+            open_split(next_entry);
+        } else if (units.begin += units.step; !is_done()) {
+            open_unit();
+        }
+    }
+
+    __device__ __forceinline__ void open_unit() {
+        unit = Unit(args, items, units.begin);
+        split = unit.item.first_split;
+        open_split(load_entry(split));
+    }
+
+    __device__ __forceinline__ void open_split(uint32_t split_entry) {
+        entry = split_entry;
+        tile = unit.begin_tile(split);
+        if (split + 1 < unit.end_split()) next_entry = load_entry(split + 1);
+    }
+
+    // Lane i's block of a split.
+    __device__ __forceinline__ uint32_t load_entry(uint32_t of_split) const {
+        constexpr uint32_t kBlocks = kSplitTiles * kTileBlocks;
+        const uint32_t lane = threadIdx.x % 32, block = of_split * kBlocks + lane;
+        const bool is_there = lane < kBlocks && block >= unit.first / kBlockKeys && block <= unit.item.position / kBlockKeys;
+        return is_there ? args.step[unit.item.table + block] : 0;
+    }
+
+    const AttentionArgs& args;
+    const DecodeItem* items;
+    Range units;
+    uint32_t ring, full;
+    Unit unit;
+    uint32_t split = 0, tile = 0, entry = 0, next_entry = 0, stage = 0;
+    bool is_values = false;
+};
+
+// What a warp has copied, in the same order.
+struct Stages {
+    uint32_t stage = 0, parity = 0;
+    __device__ __forceinline__ void next() {
+        if (++stage == kStages) { stage = 0; parity ^= 1; }
+    }
+};
+
+// The sums of one split.
+template <int kHeadDim>
+__device__ __forceinline__ void sum_split(const AttentionArgs& args, const Unit& unit, uint32_t split, const uint32_t (&queries)[kHeadDim / 16][4],
+                                          uint8_t (*ring)[Tile<kHeadDim>::kBytes], uint64_t* full, Stages& stages, Copier<kHeadDim>& copier,
+                                          Sums<kHeadDim>& sums) {
+    const uint32_t position = unit.item.position;
+    for (uint32_t tile = unit.begin_tile(split); tile < unit.end_tile(split); tile++) {
+        float scores[8][4], old_weights[2];
+        uint32_t weights[4][4];
+        const bool is_edge = unit.is_edge(tile);
+        barrier_wait(shared_address(full + stages.stage), stages.parity);
+        mma_scores<kHeadDim>(scores, queries, shared_address(ring[stages.stage]));
+        __syncwarp();
+        copier.copy();
+        stages.next();
+        if (is_edge) hide_scores(scores, tile, {unit.first, unit.first}, {position, position});
+        weigh(scores, args.scale, sums.rows, old_weights);
+        pack_weights(scores, weights);
+        sums.scale(old_weights);
+        barrier_wait(shared_address(full + stages.stage), stages.parity);
+        if (is_edge) {
+            hide_values<kHeadDim>(ring[stages.stage], tile, unit.first, position, threadIdx.x % 32, 32);
+            __syncwarp();
+        }
+        mma_outs<kHeadDim>(sums.outs, weights, shared_address(ring[stages.stage]));
+        __syncwarp();
+        copier.copy();
+        stages.next();
+    }
+    sums.close();
+}
+
+// A part of a row's result, for whoever merges it.
+template <int kHeadDim>
+__device__ __forceinline__ void store_partial(const AttentionArgs& args, const Unit& unit, const Sums<kHeadDim>& sums) {
+    const uint32_t lane = threadIdx.x % 32;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const uint32_t row = lane / 4 + 8 * h;
+        if (row >= args.group) continue;
+        const size_t at = (size_t(unit.item.partial) * args.kv_heads + unit.kv_head) * args.group + row;
+        if (lane % 4 == 0) args.partial_sums[at] = float2{sums.rows[h].maximum, sums.rows[h].sum};
+#pragma unroll
+        for (int d = 0; d < kHeadDim / 8; d++) {
+            const float2 pair{sums.outs[d][2 * h], sums.outs[d][2 * h + 1]};
+            *reinterpret_cast<float2*>(args.partial_outs + at * kHeadDim + 8 * d + lane % 4 * 2) = pair;
+        }
+    }
+    __threadfence();
+    __syncwarp();
+    if (lane == 0) add_release(args.arrivals + (size_t(unit.item.merge) * args.kv_heads + unit.kv_head) * 2);
+}
+
+// The warp's items.
+template <int kHeadDim>
+__device__ __forceinline__ void attend(const AttentionArgs& args, const DecodeItem* items, Range units, uint8_t (*ring)[Tile<kHeadDim>::kBytes],
+                                       uint64_t* full, Copier<kHeadDim>& copier) {
+    const uint32_t g = threadIdx.x % 32 / 4;
+    Stages stages;
+    for (uint32_t index = units.begin; index < units.end; index += units.step) {
+        const Unit unit(args, items, index);
+        const uint32_t head = unit.kv_head * args.group;
+        const __nv_bfloat16* q = args.q + (size_t(unit.item.token) * args.kv_heads * args.group + head) * kHeadDim;
+        uint32_t queries[kHeadDim / 16][4];
+        load_queries<kHeadDim>({g < args.group ? q + g * kHeadDim : nullptr, g + 8 < args.group ? q + (g + 8) * kHeadDim : nullptr}, queries);
+        Sums<kHeadDim> total, span;
+        for (uint32_t split = unit.item.first_split; split < unit.end_split(); split++) {
+            Sums<kHeadDim> sums;
+            sum_split<kHeadDim>(args, unit, split, queries, ring, full, stages, copier, sums);
+            span.merge(sums);
+            if ((split + 1) % kSpanSplits == 0 || split + 1 == unit.end_split()) {
+                total.merge(span);
+                span.clear();
+            }
+        }
+        if (unit.item.partial != kNoPartial) {
+            store_partial<kHeadDim>(args, unit, total);
+            continue;
+        }
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            if (g + 8 * h < args.group) store_row<kHeadDim>(args, unit.item.token, head + g + 8 * h, total.rows[h], total.outs, h);
+        }
+    }
+}
+
+// Four columns of a row.
+struct Four {
+    RowSum row;
+    float outs[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+
+    __device__ __forceinline__ void merge(const Four& part) {
+        float old_weight, part_weight;
+        merge_rows(row, part.row, old_weight, part_weight);
+#pragma unroll
+        for (int i = 0; i < 4; i++) outs[i] = merge_outs(outs[i], part.outs[i], old_weight, part_weight);
+    }
+
+    // As another lane has them.
+    __device__ __forceinline__ Four of_lane(uint32_t lane) const {
+        Four other;
+        other.row = RowSum{__shfl_sync(~0u, row.maximum, lane), __shfl_sync(~0u, row.sum, lane)};
+#pragma unroll
+        for (int i = 0; i < 4; i++) other.outs[i] = __shfl_sync(~0u, outs[i], lane);
+        return other;
+    }
+};
+
+// `n` partial results of a head, from `partial` on, at most a span; the lane's four columns of them from `column` on.
+template <int kHeadDim>
+__device__ __forceinline__ Four merge_span(const AttentionArgs& args, uint32_t partial, uint32_t n, uint32_t head, uint32_t column) {
+    constexpr uint32_t kAtOnce = 8;
+    const uint32_t heads = args.kv_heads * args.group;
+    Four span;
+    for (uint32_t base = 0; base < n; base += kAtOnce) {
+        Four parts[kAtOnce];
+#pragma unroll
+        for (uint32_t i = 0; i < kAtOnce; i++) {
+            if (base + i >= n) continue;
+            const size_t at = size_t(partial + base + i) * heads + head;
+            const float2 sums = __ldcg(args.partial_sums + at);
+            const float4 outs = __ldcg(reinterpret_cast<const float4*>(args.partial_outs + at * kHeadDim + column));
+            parts[i].row = RowSum{sums.x, sums.y};
+            parts[i].outs[0] = outs.x, parts[i].outs[1] = outs.y, parts[i].outs[2] = outs.z, parts[i].outs[3] = outs.w;
+        }
+#pragma unroll
+        for (uint32_t i = 0; i < kAtOnce; i++) {
+            if (base + i < n) span.merge(parts[i]);
+        }
+    }
+    return span;
+}
+
+// Four lanes have 16 columns of a head. Where rows have several spans, the eight fours of a warp have a span each, in turn, of
+// the same columns; else they have eight times 16 columns of the heads of a group.
+template <int kHeadDim>
+__device__ __forceinline__ void merge_partials(const AttentionArgs& args, const StepHeader& header, uint32_t warp, uint32_t n_warps) {
+    constexpr uint32_t kSlices = kHeadDim / 16;
+    const uint32_t lane = threadIdx.x % 32, four = lane / 4, n_slices = args.group * kSlices;
+    const uint32_t n_units = header.merges_spans ? n_slices : (n_slices + 7) / 8;
+    const DecodeMerge* merges = reinterpret_cast<const DecodeMerge*>(args.step + header.merges);
+    for (uint32_t index = warp; index < header.n_merges * args.kv_heads * n_units; index += n_warps) {
+        const uint32_t pair = index / n_units, unit = index % n_units;
+        const DecodeMerge merge = merges[pair / args.kv_heads];
+        uint32_t* arrivals = args.arrivals + size_t(pair) * 2;
+        if (lane == 0) {
+            while (load_acquire(arrivals) != merge.n_partials) __nanosleep(32);
+        }
+        __syncwarp();
+        const uint32_t slice = header.merges_spans ? unit : unit * 8 + four;
+        const uint32_t head = pair % args.kv_heads * args.group + min(slice, n_slices - 1) / kSlices;
+        const uint32_t column = slice % kSlices * 16 + lane % 4 * 4;
+        const uint32_t stride = header.merges_spans ? 8 : 1;
+        Four total;
+        for (uint32_t base = 0; base < merge.n_partials; base += stride * merge.per_span) {
+            const uint32_t begin = min(base + (header.merges_spans ? four * merge.per_span : 0), merge.n_partials);
+            const uint32_t n = min(merge.n_partials - begin, merge.per_span);
+            const Four span = merge_span<kHeadDim>(args, merge.first_partial + begin, n, head, column);
+            if (!header.merges_spans) {
+                total.merge(span);
+                continue;
+            }
+            for (uint32_t i = 0; i < 8; i++) total.merge(span.of_lane(i * 4 + lane % 4));
+        }
+        if (slice < n_slices && (!header.merges_spans || four == 0)) {
+            const float factor = finish(total.row, args.sinks[head]);
+#pragma unroll
+            for (int i = 0; i < 4; i += 2) {
+                *reinterpret_cast<uint32_t*>(panel_at(args, merge.token, head * kHeadDim + column + i)) =
+                    pack_bf16x2(__fmul_rn(total.outs[i], factor), __fmul_rn(total.outs[i + 1], factor));
+                fill_panel<kHeadDim>(args, merge.token, head, column + i);
+            }
+        }
+        __syncwarp();
+        // The last one makes the numbers 0 again.
+        if (lane == 0 && atomicAdd(arrivals + 1, 1u) == n_units - 1) arrivals[0] = arrivals[1] = 0;
+    }
+}
+
+template <int kHeadDim>
+__device__ __forceinline__ void decode(const AttentionArgs& args) {
+    extern __shared__ uint8_t memory[];
+    Shared<kHeadDim>& shared = *reinterpret_cast<Shared<kHeadDim>*>(memory);
+    const uint32_t warp = threadIdx.x / 32, n_warps = gridDim.x * kWarps;
+    uint8_t(*ring)[Tile<kHeadDim>::kBytes] = shared.ring[warp];
+    uint64_t* full = shared.full[warp];
+    if (threadIdx.x % 32 == 0) {
+        for (uint32_t i = 0; i < kStages; i++) barrier_init(shared_address(full + i), 1);
+        barrier_init_fence();
+    }
+    __syncwarp();
+    // The step, and what earlier steps stored, have been there since before the kernel that this one may overlap.
+    const StepHeader header = *reinterpret_cast<const StepHeader*>(args.step);
+    const uint32_t n_items = args.window ? header.n_sliding_items : header.n_full_items;
+    const DecodeItem* items = reinterpret_cast<const DecodeItem*>(args.step + (args.window ? header.sliding_items : header.full_items));
+    // A step's first units are on different multiprocessors.
+    const Range units{warp * gridDim.x + blockIdx.x, n_items * args.kv_heads, n_warps};
+    Copier<kHeadDim> copier(args, items, units, ring, full);
+    uint32_t n_early = 0;
+    for (; n_early < kStages && !copier.is_done() && !copier.is_new(); n_early++) copier.copy();
+    grid_wait_for_previous();
+    grid_launch_next();
+    for (; n_early < kStages; n_early++) copier.copy();
+    attend<kHeadDim>(args, items, units, ring, full, copier);
+    if (args.window == 0) merge_partials<kHeadDim>(args, header, units.begin, n_warps);
+}
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(kThreads, kBlocksPerSm) attention_decode_32(const __grid_constant__ AttentionArgs args) { decode<32>(args); }
+
+extern "C" __global__ void __launch_bounds__(kThreads, kBlocksPerSm) attention_decode_64(const __grid_constant__ AttentionArgs args) { decode<64>(args); }
