@@ -10,6 +10,9 @@ mod launch;
 mod moe;
 pub mod pack;
 pub mod probe;
+mod router;
+mod sampling;
+mod steps;
 
 pub use ceiling::{copy_bandwidth, matmul_rate};
 pub use cubins::{CUBINS, REPORT};
@@ -22,3 +25,6 @@ pub use moe::{
     MAX_EXPERTS, MAX_TOKENS, MAX_TOP_K, MAX_WIDTH, Moe, MoeChoice, MoeError, MoeLaunched, MoeShape, MoeWeights,
     MoeWorkspace, Swiglu,
 };
+pub use router::RouterWeights;
+pub use sampling::{MAX_VOCAB, RowSampling, Sampled, Sampler};
+pub use steps::{NormOut, Steps, StepsError};
