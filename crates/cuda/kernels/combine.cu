@@ -77,12 +77,13 @@ extern "C" __global__ void __launch_bounds__(kNormThreads, 2) combine_norm(const
     __shared__ alignas(16) float warp_sums[kNormWarps];
     const uint32_t hidden = args.add.hidden;
     const Columns weight = load_columns(args.norm_weight, hidden);
+    const float inverse = reciprocal_approx(float(hidden));
     grid_wait_for_previous();
     grid_launch_next();
     const Columns x = combine(args.add);
     const float squares = warp_squares(x);
     if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = squares;
     __syncthreads();
-    const uint4 piece = norm_piece(x, norm_scale(warp_sums, hidden, args.eps), weight, hidden);
+    const uint4 piece = norm_piece(x, norm_scale(warp_sums, inverse, args.eps), weight, hidden);
     store_piece(args.out, blockIdx.x, args.tokens, hidden, piece);
 }

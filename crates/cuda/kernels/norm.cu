@@ -16,6 +16,7 @@ static_assert(sizeof(NormArgs) == 56);
 extern "C" __global__ void __launch_bounds__(kNormThreads, 4) rms_norm(const __grid_constant__ NormArgs args) {
     __shared__ alignas(16) float warp_sums[kNormWarps];
     const Columns weight = load_columns(args.weight, args.hidden);
+    const float inverse = reciprocal_approx(float(args.hidden));
     grid_wait_for_previous();
     grid_launch_next();
     const uint32_t row = blockIdx.x, token = args.tokens == nullptr ? row : args.tokens[row];
@@ -23,6 +24,6 @@ extern "C" __global__ void __launch_bounds__(kNormThreads, 4) rms_norm(const __g
     const float squares = warp_squares(x);
     if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = squares;
     __syncthreads();
-    const uint4 piece = norm_piece(x, norm_scale(warp_sums, args.hidden, args.eps), weight, args.hidden);
+    const uint4 piece = norm_piece(x, norm_scale(warp_sums, inverse, args.eps), weight, args.hidden);
     store_piece(args.out, row, args.n_rows, args.hidden, piece);
 }

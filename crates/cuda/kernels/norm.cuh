@@ -43,15 +43,15 @@ __device__ __forceinline__ float warp_squares(const Columns& x) {
     return sum;
 }
 
-// 1 / sqrt(mean + eps) from the sums of all warps, aligned to 16 bytes.
-__device__ __forceinline__ float norm_scale(const float* warp_sums, uint32_t hidden, float eps) {
+// 1 / sqrt(mean + eps) from the sums of all warps, aligned to 16 bytes; `inverse` is 1 / hidden.
+__device__ __forceinline__ float norm_scale(const float* warp_sums, float inverse, float eps) {
     static_assert(kNormWarps == 12);
     const float4* sums = reinterpret_cast<const float4*>(warp_sums);
     const float4 a = sums[0], b = sums[1], c = sums[2];
     const float x = __fadd_rn(__fadd_rn(a.x, b.x), c.x), y = __fadd_rn(__fadd_rn(a.y, b.y), c.y);
     const float z = __fadd_rn(__fadd_rn(a.z, b.z), c.z), w = __fadd_rn(__fadd_rn(a.w, b.w), c.w);
     const float sum = __fadd_rn(__fadd_rn(x, y), __fadd_rn(z, w));
-    return rsqrtf(__fadd_rn(__fdiv_rn(sum, float(hidden)), eps));
+    return rsqrtf(fmaf(sum, inverse, eps));
 }
 
 // A thread's columns, scaled, weighted and rounded: a 16-byte piece. Beyond the row it is 0, whatever the scale.

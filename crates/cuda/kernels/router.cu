@@ -167,6 +167,7 @@ extern "C" __global__ void __launch_bounds__(kNormThreads, 1) norm_router(const 
     const uint32_t n_tokens = min(kGroupTokens, router.tokens - first), k_records = (hidden + 63) / 64;
     const StripWeights weights = load_weights(router);
     const Columns norm_weight = load_columns(args.norm_weight, hidden);
+    const float inverse = reciprocal_approx(float(hidden));
     const float bias = load_bias(router);
     grid_wait_for_previous();
     grid_launch_next();
@@ -186,7 +187,7 @@ extern "C" __global__ void __launch_bounds__(kNormThreads, 1) norm_router(const 
 #pragma unroll
     for (uint32_t r = 0; r < kGroupTokens; r++) {
         if (r >= n_tokens) continue;
-        const uint4 piece = norm_piece(x[r], norm_scale(warp_sums[r], hidden, args.eps), norm_weight, hidden);
+        const uint4 piece = norm_piece(x[r], norm_scale(warp_sums[r], inverse, args.eps), norm_weight, hidden);
         store_piece(NormOut{normed, nullptr}, r, kGroupTokens, hidden, piece);
         if (blockIdx.x == 0) store_piece(NormOut{nullptr, router.x}, first + r, router.tokens, hidden, piece);
     }

@@ -52,7 +52,8 @@ __device__ __forceinline__ uint32_t cut(const Interval& interval, double step, u
     const uint32_t high = by_id ? uint32_t(to) : key_in(to);
     const double largest = value_of(key_in(to)), width = largest - value_of(key_in(from));
     const double below = step > 0.0 ? step * double(1u << i) : width * (double(i + 1) / kWays);
-    const uint32_t at = by_id ? high - uint32_t(uint64_t(high - low) * (i + 1) / kWays) : key_of(__double2float_rn(largest - below));
+    const uint32_t by_value = key_of(__double2float_rn(largest - below));
+    const uint32_t at = by_id ? high - uint32_t(uint64_t(high - low) * (i + 1) / kWays) : by_value;
     // Between the ends, the first part and the last have something to have: the interval gets smaller each time.
     return min(max(at, low + 1), high);
 }
@@ -169,7 +170,8 @@ __device__ __forceinline__ void choose_part(Shared& shared, Goal goal, double am
 }
 
 // Cuts the interval of kept entries, `shared.interval`, until few enough are left, or few enough with all those above.
-__device__ __forceinline__ void narrow(Shared& shared, const Part& part, Goal goal, double amount, uint32_t vocab, uint32_t& turn) {
+__device__ __forceinline__ void narrow(Shared& shared, const Part& part, Goal goal, double amount, uint32_t vocab,
+                                       uint32_t& turn) {
     bool is_first = true, is_done = false;
     while (!is_done) {
         if (threadIdx.x < kWays - 1) {
@@ -296,12 +298,15 @@ __device__ __forceinline__ void settle(const SampleArgs& args, uint32_t row, Sha
 }
 
 // From the entries that top-k and top-p keep, in sorted order.
-__device__ __forceinline__ void draw_sorted(const SampleArgs& args, uint32_t row, Shared& shared, const Part& part, uint64_t last, uint64_t top) {
+__device__ __forceinline__ void draw_sorted(const SampleArgs& args, uint32_t row, Shared& shared, const Part& part,
+                                            uint64_t last, uint64_t top) {
     const RowSampling& sampling = args.samplings[row];
     Goal goal = sampling.top_k > 0 && sampling.top_k < args.vocab ? Goal::TopK : sampling.top_p < 1.0f ? Goal::TopP : Goal::Draw;
     uint32_t turn = 0;
     while (true) {
-        const double amount = goal == Goal::TopK ? double(sampling.top_k) : goal == Goal::TopP ? double(sampling.top_p) : draw_of(sampling);
+        const double amount = goal == Goal::TopK ? double(sampling.top_k)
+            : goal == Goal::TopP                 ? double(sampling.top_p)
+                                                 : draw_of(sampling);
         if (threadIdx.x == 0) shared.interval = {last, top, 0.0, 0.0, 0, 0};
         __syncthreads();
         narrow(shared, part, goal, amount, args.vocab, turn);

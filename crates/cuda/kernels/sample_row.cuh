@@ -187,9 +187,10 @@ __device__ __forceinline__ void load_row(Shared& shared, const float* logits, ui
     }
     lowest = __reduce_min_sync(~0u, lowest);
     not_finite = __reduce_min_sync(~0u, not_finite);
-    const uint32_t warp_top = __reduce_max_sync(~0u, top), warp_id_of_top = __reduce_min_sync(~0u, top == warp_top ? top_id : kNobody);
+    const uint32_t warp_top = __reduce_max_sync(~0u, top);
+    top_id = __reduce_min_sync(~0u, top == warp_top ? top_id : kNobody);
     if (lane_id() == 0) {
-        shared.warp_tops[warp_id()] = warp_top == 0 ? 0 : entry_of(warp_top, warp_id_of_top);
+        shared.warp_tops[warp_id()] = warp_top == 0 ? 0 : entry_of(warp_top, top_id);
         shared.warp_lowest[warp_id()] = lowest;
         shared.warp_not_finite[warp_id()] = not_finite;
     }

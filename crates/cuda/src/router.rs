@@ -67,7 +67,7 @@ pub(crate) fn records(matrix: &[bf16], cols: usize) -> Vec<bf16> {
         let (strip, r) = (row / STRIP, row % STRIP);
         for (column, piece) in values.chunks(PIECE).enumerate() {
             let (k, c) = (column / (PANEL / PIECE), column % (PANEL / PIECE));
-            let at = (strip * k_records + k) * RECORD + r * PANEL + (c ^ r % GROUP) * PIECE;
+            let at = (strip * k_records + k) * RECORD + r * PANEL + (c ^ (r % GROUP)) * PIECE;
             records[at..][..piece.len()].copy_from_slice(piece);
         }
     }
