@@ -16,17 +16,6 @@ struct StepHeader {
 };
 static_assert(sizeof(StepHeader) == 64);
 
-// How a row samples.
-struct StepSampling {
-    float temperature, top_p;
-    uint32_t top_k;
-    uint32_t position;  // of the token that is chosen
-    uint64_t seed;
-    uint32_t logit;  // which vector of logits
-    uint32_t padding;
-};
-static_assert(sizeof(StepSampling) == 32);
-
 // A run of splits of a row of one token.
 struct DecodeItem {
     uint32_t token, position;

@@ -13,7 +13,9 @@ mod model_weights;
 mod moe;
 pub mod pack;
 pub mod probe;
+mod sampling;
 mod step;
+mod steps;
 
 pub use attention::{Attention, AttentionError, AttentionShape, AttentionWorkspace, KvPool};
 pub use ceiling::{copy_bandwidth, matmul_rate};
@@ -30,6 +32,6 @@ pub use moe::{
     MAX_EXPERTS, MAX_TOKENS, MAX_TOP_K, MAX_WIDTH, Moe, MoeChoice, MoeError, MoeLaunched, MoeShape, MoeWeights,
     MoeWorkspace, Swiglu,
 };
-pub use step::{
-    DecodeItem, DecodeMerge, NO_PARTIAL, PAD_TOKEN, PrefillTile, StepHeader, StepMeta, StepMetaError, StepSampling,
-};
+pub use sampling::{MAX_VOCAB, RowSampling, Sampled, Sampler};
+pub use step::{DecodeItem, DecodeMerge, NO_PARTIAL, PAD_TOKEN, PrefillTile, StepHeader, StepMeta, StepMetaError};
+pub use steps::{NormOut, Steps, StepsError};

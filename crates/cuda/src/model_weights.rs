@@ -10,14 +10,13 @@ use half::bf16;
 use tessera_model::checkpoint::{Layout, TensorSpec};
 use tessera_model::{Config, Weights};
 
+use crate::dense::{DenseShape, DenseWeights};
 use crate::device::{Buffer, Device};
 use crate::error::DeviceError;
 use crate::launch::Stream;
 use crate::moe::{MoeShape, MoeWeights};
 use crate::pack::ScaleShift;
-use dense::DenseBuffers;
 
-mod dense;
 mod dummy;
 mod error;
 mod load;
@@ -38,17 +37,17 @@ pub struct ModelWeights {
     pub(crate) embed: Buffer<bf16>, // [vocab, hidden]
     pub(crate) layers: Vec<LayerBuffers>,
     pub(crate) final_norm: Buffer<f32>, // [hidden]
-    pub(crate) lm_head: DenseBuffers,   // [vocab, hidden]
+    pub(crate) lm_head: DenseWeights,   // [vocab, hidden]
 }
 
 /// The weights of one layer.
 pub struct LayerBuffers {
     pub(crate) attn_norm: Buffer<f32>, // [hidden]
-    pub(crate) qkv: DenseBuffers,      // [qkv_dim, hidden]: queries, keys, values
-    pub(crate) o: DenseBuffers,        // [hidden, q_dim]
+    pub(crate) qkv: DenseWeights,      // [qkv_dim, hidden]: queries, keys, values
+    pub(crate) o: DenseWeights,        // [hidden, q_dim]
     pub(crate) sinks: Buffer<f32>,     // [heads]
     pub(crate) mlp_norm: Buffer<f32>,  // [hidden]
-    pub(crate) router: DenseBuffers,   // [experts, hidden]
+    pub(crate) router: DenseWeights,   // [experts, hidden]
     pub(crate) moe: MoeWeights,
 }
 
@@ -100,15 +99,16 @@ impl ModelWeights {
     pub fn bytes(config: &Config) -> Result<u64, ModelWeightsError> {
         let shape = checked(config)?;
         let vector = |n: usize| (n * size_of::<f32>()) as u64;
+        let dense = |rows, cols| DenseShape { rows, cols }.bytes() as u64;
         let (hidden, vocab) = (config.hidden_size, config.vocab_size);
         let layer = 2 * vector(hidden)
-            + DenseBuffers::bytes(config.qkv_dim(), hidden)
-            + DenseBuffers::bytes(hidden, config.q_dim())
+            + dense(config.qkv_dim(), hidden)
+            + dense(hidden, config.q_dim())
             + vector(config.num_attention_heads)
-            + DenseBuffers::bytes(config.num_local_experts, hidden)
+            + dense(config.num_local_experts, hidden)
             + MoeWeights::bytes(shape);
         let embed = (vocab * hidden * size_of::<bf16>()) as u64;
-        Ok(embed + layer * config.num_hidden_layers as u64 + vector(hidden) + DenseBuffers::bytes(vocab, hidden))
+        Ok(embed + layer * config.num_hidden_layers as u64 + vector(hidden) + dense(vocab, hidden))
     }
 
     /// Bytes of all tensors of a checkpoint, whatever its layout: what `progress` counts to.
@@ -132,7 +132,12 @@ impl ModelWeights {
     }
 
     /// All zero.
-    fn alloc(device: &Device, config: &Config, shape: MoeShape, shifts: &[LayerShifts]) -> Result<Self, DeviceError> {
+    fn alloc(
+        device: &Device,
+        config: &Config,
+        shape: MoeShape,
+        shifts: &[LayerShifts],
+    ) -> Result<Self, ModelWeightsError> {
         let (hidden, vocab) = (config.hidden_size, config.vocab_size);
         Ok(Self {
             embed: device.alloc(vocab * hidden)?,
@@ -141,21 +146,27 @@ impl ModelWeights {
                 .map(|shifts| LayerBuffers::alloc(device, config, shape, shifts))
                 .collect::<Result<_, _>>()?,
             final_norm: device.alloc(hidden)?,
-            lm_head: DenseBuffers::alloc(device, vocab, hidden)?,
+            lm_head: DenseWeights::alloc(device, DenseShape { rows: vocab, cols: hidden })?,
         })
     }
 }
 
 impl LayerBuffers {
-    fn alloc(device: &Device, config: &Config, shape: MoeShape, shifts: &LayerShifts) -> Result<Self, DeviceError> {
+    fn alloc(
+        device: &Device,
+        config: &Config,
+        shape: MoeShape,
+        shifts: &LayerShifts,
+    ) -> Result<Self, ModelWeightsError> {
         let hidden = config.hidden_size;
+        let dense = |rows, cols| DenseWeights::alloc(device, DenseShape { rows, cols });
         Ok(Self {
             attn_norm: device.alloc(hidden)?,
-            qkv: DenseBuffers::alloc(device, config.qkv_dim(), hidden)?,
-            o: DenseBuffers::alloc(device, hidden, config.q_dim())?,
+            qkv: dense(config.qkv_dim(), hidden)?,
+            o: dense(hidden, config.q_dim())?,
             sinks: device.alloc(config.num_attention_heads)?,
             mlp_norm: device.alloc(hidden)?,
-            router: DenseBuffers::alloc(device, config.num_local_experts, hidden)?,
+            router: dense(config.num_local_experts, hidden)?,
             moe: MoeWeights::alloc(device, shape, [shifts.gate_up.factor(), shifts.down.factor()])?,
         })
     }
@@ -189,7 +200,7 @@ fn show<T: Pod>(
 fn show_dense(
     stream: &Stream,
     name: &str,
-    of: &DenseBuffers,
+    of: &DenseWeights,
     visit: &mut dyn FnMut(&str, &[u8]),
 ) -> Result<(), DeviceError> {
     show(stream, &format!("{name}.records"), &of.records, visit)?;

@@ -11,7 +11,7 @@
 //! | full slots | `T` | `block * 16 + position % 16`: where the token's keys and values go in a full layer's pool |
 //! | sliding slots | `T` | the same in a sliding layer's pool |
 //! | logit tokens | `L` | of each vector of logits, the index of its token in the step |
-//! | samplings | `8 S` | [`StepSampling`], one for each row that samples, in row order |
+//! | samplings | `8 S` | [`RowSampling`], one for each row that samples, in row order |
 //! | full items | | [`DecodeItem`]s of full layers |
 //! | sliding items | | [`DecodeItem`]s of sliding layers |
 //! | merges | | [`DecodeMerge`]s |
@@ -28,6 +28,7 @@ use tessera_model::{BLOCK_SIZE, Batch, Config, LayerType, Limits};
 use crate::device::{Address, Buffer, Device, Pinned};
 use crate::error::DeviceError;
 use crate::launch::Stream;
+use crate::sampling::RowSampling;
 
 mod image;
 mod plan;
@@ -60,21 +61,6 @@ pub struct StepHeader {
     pub tiles: u32,
     pub n_tiles: u32,
     pub padding: [u32; 4],
-}
-
-/// How a row samples; as `StepSampling` of `step.cuh`. Padding is greedy, from the last vector of logits.
-#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
-#[repr(C)]
-pub struct StepSampling {
-    pub temperature: f32,
-    pub top_p: f32,
-    pub top_k: u32,
-    /// Of the token that is chosen.
-    pub position: u32,
-    pub seed: u64,
-    /// Which vector of logits.
-    pub logit: u32,
-    pub padding: u32,
 }
 
 /// A run of splits of a row of one token; as `DecodeItem` of `step.cuh`. Every key-value head has its own share of it.
@@ -243,7 +229,7 @@ impl StepMeta {
         self.at(self.image.size().logit_tokens())
     }
 
-    /// `[n_samplings]` [`StepSampling`]
+    /// `[n_samplings]` [`RowSampling`]
     pub fn samplings(&self) -> Address {
         self.at(self.image.size().samplings())
     }

@@ -33,6 +33,11 @@ impl DenseShape {
         self.records_len() * 2 + self.bias_len() * size_of::<f32>()
     }
 
+    /// Bytes of 16 packed rows.
+    pub(crate) fn strip_bytes(self) -> usize {
+        panels(self.cols) * RECORD * 2
+    }
+
     pub(crate) fn strips(self) -> usize {
         self.rows.div_ceil(STRIP_ROWS)
     }

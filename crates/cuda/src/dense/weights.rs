@@ -3,7 +3,7 @@ use tessera_model::Linear;
 
 use super::shape::{RECORD, STRIP_ROWS};
 use super::{DenseError, DenseShape};
-use crate::device::{Buffer, Device};
+use crate::device::{Address, Buffer, Device};
 use crate::launch::Stream;
 use crate::moe::grouped::{GROUP_ROWS, PANEL, PIECE, panels};
 
@@ -47,6 +47,11 @@ impl DenseWeights {
 
     pub fn shape(&self) -> DenseShape {
         self.shape
+    }
+
+    /// Where the strip that begins with this row, a multiple of 16, lies.
+    pub(crate) fn strip(&self, first_row: usize) -> Address {
+        self.records.address().plus(first_row / STRIP_ROWS * self.shape.strip_bytes())
     }
 }
 

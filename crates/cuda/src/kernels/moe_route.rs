@@ -1,8 +1,9 @@
 use bytemuck::{Pod, Zeroable};
 
+use super::early;
 use crate::device::{Address, Device};
 use crate::error::DeviceError;
-use crate::launch::{Kernel, Launch, Start, Stream};
+use crate::launch::{Kernel, Launch, Stream};
 use crate::moe::grouped::{GROUP_ROWS, grouped_rows};
 
 /// As in `moe_route.cu`.
@@ -87,8 +88,4 @@ impl RouteKernels {
         let grid = [n_tokens, args.hidden.div_ceil(COMBINE_COLUMNS), 1];
         stream.launch(&self.combine, Launch { grid, ..early(1, N_THREADS) }, args)
     }
-}
-
-fn early(n_blocks: u32, n_threads: u32) -> Launch {
-    Launch { start: Start::Early, ..Launch::new(n_blocks, n_threads) }
 }

@@ -1,5 +1,6 @@
 use tessera_model::checkpoint::Part;
 
+use crate::dense::DenseError;
 use crate::error::DeviceError;
 use crate::moe::MoeError;
 use crate::pack::PackError;
@@ -17,6 +18,8 @@ pub enum ModelWeightsError {
     Scale { layer: usize, what: &'static str, expert: usize, source: PackError },
     #[error("interrupted")]
     Interrupted,
+    #[error(transparent)]
+    Dense(#[from] DenseError),
     #[error(transparent)]
     Experts(#[from] MoeError),
     #[error(transparent)]

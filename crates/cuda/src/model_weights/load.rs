@@ -15,8 +15,9 @@ use tessera_model::mxfp4::BLOCK;
 use tessera_model::{Config, Weights};
 
 use super::ModelWeightsError;
-use super::dense::strip_bytes;
+
 use super::placement::{Form, Placement, part_bytes};
+use crate::dense::DenseShape;
 use crate::device::{Address, Buffer, Device, Pinned};
 use crate::error::DeviceError;
 use crate::kernels::copy::Copier;
@@ -128,7 +129,7 @@ fn cut_dense(source: &[u8], records: Address, rows: usize, cols: usize) -> impl 
         sources: [source, &[]],
         work: Work::Dense(PackDenseArgs {
             source: Address::zeroed(),
-            records: records.plus(i * n_strips * strip_bytes(cols)),
+            records: records.plus(i * n_strips * DenseShape { rows, cols }.strip_bytes()),
             rows: (source.len() / row_bytes) as u32,
             cols: cols as u32,
         }),

@@ -4,8 +4,8 @@ use half::bf16;
 use tessera_model::checkpoint::Part;
 use tessera_model::{Config, LayerWeights, Weights};
 
-use super::dense::DenseBuffers;
 use super::{LayerBuffers, LayerShifts, ModelWeights, ModelWeightsError};
+use crate::dense::DenseWeights;
 use crate::device::{Address, Buffer};
 use crate::moe::{Projection, Tiles};
 use crate::pack::{Rows, ScaleShift};
@@ -52,7 +52,7 @@ impl ModelWeights {
             placements.extend(forms.into_iter().map(|(part, form)| Placement { layer: Some(i), part, form }));
         }
         placements.push(outside(Part::FinalNorm, vector(&self.final_norm)));
-        placements.push(outside(Part::LmHead, dense(&self.lm_head, 0, self.lm_head.rows)));
+        placements.push(outside(Part::LmHead, dense(&self.lm_head, 0, self.lm_head.shape.rows)));
         placements
     }
 }
@@ -68,7 +68,7 @@ impl LayerBuffers {
             scales,
             shift,
         };
-        let bias = |of: &DenseBuffers, first, rows| values(of.bias.address().plus(first * size_of::<f32>()), rows);
+        let bias = |of: &DenseWeights, first, rows| values(of.bias.address().plus(first * size_of::<f32>()), rows);
         [
             (Part::AttnNorm, vector(&self.attn_norm)),
             (Part::Q, dense(qkv, 0, q)),
@@ -77,12 +77,12 @@ impl LayerBuffers {
             (Part::KBias, bias(qkv, q, kv)),
             (Part::V, dense(qkv, q + kv, kv)),
             (Part::VBias, bias(qkv, q + kv, kv)),
-            (Part::O, dense(&self.o, 0, self.o.rows)),
-            (Part::OBias, bias(&self.o, 0, self.o.rows)),
+            (Part::O, dense(&self.o, 0, self.o.shape.rows)),
+            (Part::OBias, bias(&self.o, 0, self.o.shape.rows)),
             (Part::Sinks, vector(&self.sinks)),
             (Part::MlpNorm, vector(&self.mlp_norm)),
-            (Part::Router, dense(&self.router, 0, self.router.rows)),
-            (Part::RouterBias, bias(&self.router, 0, self.router.rows)),
+            (Part::Router, dense(&self.router, 0, self.router.shape.rows)),
+            (Part::RouterBias, bias(&self.router, 0, self.router.shape.rows)),
             (Part::GateUpBlocks, matrices(&moe.gate_up, moe.shape.gate_up(), Part::GateUpScales, shifts.gate_up)),
             (Part::GateUpBias, biases(&moe.gate_up, moe.shape.gate_up(), n_experts)),
             (Part::DownBlocks, matrices(&moe.down, moe.shape.down(), Part::DownScales, shifts.down)),
@@ -92,8 +92,8 @@ impl LayerBuffers {
 }
 
 /// Rows from `first` on, a multiple of 16.
-fn dense(of: &DenseBuffers, first: usize, rows: usize) -> Form {
-    Form::Dense { records: of.strip(first), rows, cols: of.cols }
+fn dense(of: &DenseWeights, first: usize, rows: usize) -> Form {
+    Form::Dense { records: of.strip(first), rows, cols: of.shape.cols }
 }
 
 fn vector(of: &Buffer<f32>) -> Form {

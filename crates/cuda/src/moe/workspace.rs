@@ -11,18 +11,18 @@ use crate::launch::Stream;
 
 /// What the stages hand on to each other, for so many tokens at most. A slot is one choice of a token, `token * top_k + rank`.
 pub struct MoeWorkspace {
-    pub(super) shape: MoeShape,
+    pub(crate) shape: MoeShape,
     max_tokens: usize,
     /// Of the last routing.
-    pub(super) n_tokens: usize,
+    pub(crate) n_tokens: usize,
     pub(super) ids: Buffer<i32>,       // [tokens, top_k]
-    pub(super) weights: Buffer<f32>,   // [tokens, top_k]
+    pub(crate) weights: Buffer<f32>,   // [tokens, top_k]
     pub(super) counts: Buffer<i32>,    // [experts]
     pub(super) slots: Buffer<i32>,     // [experts, tokens * top_k]
-    pub(super) positions: Buffer<i32>, // [tokens, top_k]: grouped rows, -1 for a skipped slot
+    pub(crate) positions: Buffer<i32>, // [tokens, top_k]: grouped rows, -1 for a skipped slot
     pub(super) x: Buffer<bf16>,        // grouped rows of hidden columns
     pub(super) h: Buffer<bf16>,        // grouped rows of intermediate columns
-    pub(super) y: Buffer<f32>,         // [grouped rows, hidden]
+    pub(crate) y: Buffer<f32>,         // [grouped rows, hidden]
 }
 
 impl MoeWorkspace {

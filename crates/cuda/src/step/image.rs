@@ -1,14 +1,13 @@
 //! The array on the host.
 
 use bytemuck::cast_slice;
-use tessera_model::Sampling;
 
 use super::plan::{Chain, Plan, plan};
 use super::*;
 use crate::kernels::attention::QUERY_ROWS;
 
 const HEADER: usize = size_of::<StepHeader>() / size_of::<u32>();
-const SAMPLING: usize = size_of::<StepSampling>() / size_of::<u32>();
+const SAMPLING: usize = size_of::<RowSampling>() / size_of::<u32>();
 const ITEM: usize = size_of::<DecodeItem>() / size_of::<u32>();
 const MERGE: usize = size_of::<DecodeMerge>() / size_of::<u32>();
 const TILE: usize = size_of::<PrefillTile>() / size_of::<u32>();
@@ -211,13 +210,12 @@ impl Image {
             n_logits += row.n_logits;
             if let Some(sampling) = &row.sampling {
                 let at = self.sampling_rows.len() * SAMPLING;
-                put(&mut samplings[at..], &StepSampling::new(sampling, row.end(), n_logits - 1));
+                put(&mut samplings[at..], &RowSampling::new(sampling, n_logits as u32 - 1, row.end()));
                 self.sampling_rows.push(index);
             }
         }
-        let nobody = StepSampling::new(&Sampling::GREEDY, 0, size.n_logits.saturating_sub(1));
         for padding in samplings[self.sampling_rows.len() * SAMPLING..].chunks_exact_mut(SAMPLING) {
-            put(padding, &nobody);
+            put(padding, &RowSampling::NOBODY);
         }
     }
 
@@ -360,20 +358,6 @@ impl Capacity {
         let mut tiles: Vec<_> = tiles.collect();
         tiles.sort_by_key(|&(row, first)| std::cmp::Reverse(batch.rows[row].start + first));
         tiles
-    }
-}
-
-impl StepSampling {
-    fn new(sampling: &Sampling, position: usize, logit: usize) -> Self {
-        Self {
-            temperature: sampling.temperature,
-            top_p: sampling.top_p,
-            top_k: sampling.top_k.min(u32::MAX as usize) as u32,
-            position: position as u32,
-            seed: sampling.seed,
-            logit: logit as u32,
-            padding: 0,
-        }
     }
 }
 

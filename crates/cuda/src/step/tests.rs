@@ -89,17 +89,9 @@ fn rows_that_sample_say_how() {
     let (mut image, batch) = (image(), mixed());
     image.fill(&batch, None).unwrap();
     assert_eq!((image.size().n_samplings, image.sampling_rows()), (2, &[0, 3][..]));
-    let draw = StepSampling {
-        temperature: 0.5,
-        top_p: 0.25,
-        top_k: 7,
-        position: 110,
-        seed: u64::MAX - 1,
-        logit: 2,
-        padding: 0,
-    };
-    let greedy = StepSampling { temperature: 0.0, top_p: 1.0, top_k: 0, position: 34, seed: 0, logit: 4, padding: 0 };
-    assert_eq!(read::<StepSampling>(&image, image.size().samplings(), 2), [draw, greedy]);
+    let draw = RowSampling { temperature: 0.5, top_p: 0.25, top_k: 7, logit: 2, seed: u64::MAX - 1, position: 110 };
+    let greedy = RowSampling { temperature: 0.0, top_p: 1.0, top_k: 0, logit: 4, seed: 0, position: 34 };
+    assert_eq!(read::<RowSampling>(&image, image.size().samplings(), 2), [draw, greedy]);
 }
 
 #[test]
@@ -148,7 +140,11 @@ fn a_bucket_has_one_layout_whatever_its_rows() {
         assert!(read::<u32>(&image, size.slots(LayerType::Full), 8)[n_rows..].iter().all(|slot| slot / 16 == 400));
         assert!(read::<u32>(&image, size.slots(LayerType::Sliding), 8)[n_rows..].iter().all(|slot| slot / 16 == 50));
         assert!(read::<u32>(&image, size.logit_tokens(), 8).iter().all(|&token| token < 8));
-        assert!(read::<StepSampling>(&image, size.samplings(), 8).iter().all(|sampling| sampling.logit == 7));
+        assert!(
+            read::<RowSampling>(&image, size.samplings(), 8)[n_rows..]
+                .iter()
+                .all(|sampling| *sampling == RowSampling::NOBODY)
+        );
         assert_eq!(image.header().n_sliding_items as usize, n_rows);
     }
     assert!(sizes.iter().all(|size| *size == Size { n_tokens: 8, n_logits: 8, n_samplings: 8 }));

@@ -11,5 +11,6 @@ mod pack;
 mod probe;
 mod probes;
 mod random;
+mod steps;
 mod triton;
 mod values;
