@@ -92,22 +92,37 @@ impl Moe {
         workspace: &mut MoeWorkspace,
         out: &mut Buffer<bf16>,
     ) -> Result<Option<MoeLaunched>, MoeError> {
+        long_enough("out", out, n_tokens * self.shape.hidden)?;
+        let launched = self.experts(stream, weights, logits, x, n_tokens, choice, workspace)?;
+        self.combine(stream, workspace, out)?;
+        Ok(launched)
+    }
+
+    /// All stages but the last: what the experts give stays in the workspace.
+    pub fn experts(
+        &self,
+        stream: &Stream,
+        weights: &MoeWeights,
+        logits: &Buffer<f32>,
+        x: &Buffer<bf16>,
+        n_tokens: usize,
+        choice: MoeChoice,
+        workspace: &mut MoeWorkspace,
+    ) -> Result<Option<MoeLaunched>, MoeError> {
         self.both_match(weights, workspace)?;
         workspace.has_room(n_tokens)?;
-        long_enough("out", out, n_tokens * self.shape.hidden)?;
         let kernel = choice.kernel(n_tokens, self.shape);
         if kernel == MoeKernel::Stream && (1..=MAX_ROUTED_TOKENS).contains(&n_tokens) {
-            return self.forward_few(stream, weights, logits, x, n_tokens, workspace, out).map(Some);
+            return self.experts_of_few(stream, weights, logits, x, n_tokens, workspace).map(Some);
         }
         self.route(stream, logits, x, n_tokens, workspace)?;
         let gate_up = self.gate_up(stream, weights, kernel, workspace)?;
         let down = self.down(stream, weights, kernel, workspace)?;
-        self.combine(stream, workspace, out)?;
         Ok(gate_up.zip(down).map(|(gate_up, down)| MoeLaunched { gate_up, down }))
     }
 
     /// The same for a few tokens, whose experts the matrix products choose by themselves: nothing waits for their grouping.
-    fn forward_few(
+    fn experts_of_few(
         &self,
         stream: &Stream,
         weights: &MoeWeights,
@@ -115,7 +130,6 @@ impl Moe {
         x: &Buffer<bf16>,
         n_tokens: usize,
         workspace: &mut MoeWorkspace,
-        out: &mut Buffer<bf16>,
     ) -> Result<MoeLaunched, MoeError> {
         self.begin(logits, x, n_tokens, workspace)?;
         let args = |gemm| RoutedArgs {
@@ -131,12 +145,10 @@ impl Moe {
             hidden: self.shape.hidden as u32,
             padding: 0,
         };
-        let launched = MoeLaunched {
+        Ok(MoeLaunched {
             gate_up: self.gemm.gate_up_routed(stream, &args(self.gate_up_args(weights, workspace)))?,
             down: self.gemm.down_routed(stream, &args(self.down_args(weights, workspace)))?,
-        };
-        self.combine(stream, workspace, out)?;
-        Ok(launched)
+        })
     }
 
     /// Each token's experts, those of the largest logits (of equal ones, the first), and their weights; its row of `x` to

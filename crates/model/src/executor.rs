@@ -54,6 +54,11 @@ pub enum StepError {
         "row {row}: logit {index} is {value}: the weights or the backend are broken; `tessera verify` finds the layer"
     )]
     NotFinite { row: usize, index: usize, value: f32 },
+    #[error("the batch wants {found} vectors of logits, more than a step's limit of {max}")]
+    TooManyLogits { found: usize, max: usize },
     #[error("logits were asked for before any step ran")]
     NoStep,
+    /// Of the device that computes; what was cached there may be lost.
+    #[error("{0}")]
+    Device(String),
 }

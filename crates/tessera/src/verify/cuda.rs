@@ -7,7 +7,7 @@ use half::bf16;
 use tessera_cuda::{Buffer, Moe, MoeChoice, MoeShape, MoeWeights, MoeWorkspace, Stream, Swiglu};
 use tessera_model::{Batch, Config, LayerWeights, Site, Stage, Trace};
 
-use super::slots::{self, Slots};
+use tessera_cuda::slots::{self, Slots};
 
 /// The GPU, and room for a batch.
 pub struct Gpu {

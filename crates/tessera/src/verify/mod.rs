@@ -29,7 +29,6 @@ mod moe_faults;
 mod on_the_gpu;
 mod probe;
 mod report;
-mod slots;
 
 /// Check a checkpoint's files, then compare every layer and stage of the fast path with the float32 oracle
 ///
