@@ -17,7 +17,10 @@ use crate::sampling::Sampled;
 use crate::step::StepMetaError;
 use crate::steps::StepsError;
 
+mod times;
 mod traced;
+
+pub use times::StageTime;
 
 /// The most rows of a step.
 pub const MAX_STEP_ROWS: usize = 256;
