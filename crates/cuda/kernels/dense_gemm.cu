@@ -16,6 +16,7 @@
 
 #include "dense.cuh"
 #include "ptx/async.cuh"
+#include "ptx/cluster.cuh"
 #include "ptx/wgmma_ss.cuh"
 
 namespace {
@@ -347,13 +348,13 @@ __device__ __forceinline__ void dense_gemm(const DenseArgs& args) {
         }
         barrier_init_fence();
     }
-    cluster_sync();
+    cluster_meet();
     grid_launch_next();
     // With fewer units than warpgroups, some have nothing to do.
     if (consumer == B::Consumers) copy_all(args, stages, tiles);
     else if (consumer < n_consumers) consume<B>(args, stages, tiles, consumer, n_consumers);
     // The other block may still copy to this one, and arrive at its barriers.
-    cluster_sync();
+    cluster_meet();
 }
 
 }  // namespace

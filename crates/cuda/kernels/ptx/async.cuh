@@ -57,42 +57,6 @@ __device__ __forceinline__ void copy_bulk(uint32_t target, const void* source, u
         : "memory");
 }
 
-// The blocks of a cluster: this one's rank among them.
-__device__ __forceinline__ uint32_t cluster_rank() {
-    uint32_t rank;
-    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-    return rank;
-}
-
-// Waits for all threads of the cluster. Barriers that were initialised before a fence are visible then, nothing else need be.
-__device__ __forceinline__ void cluster_sync() {
-    __syncwarp();
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
-}
-
-// Arrives at the barrier that has this address in the block of that rank: of reads that are over, nothing is made visible
-// there. (A release to the cluster would cost a fence of all the GPU's memory.)
-__device__ __forceinline__ void barrier_arrive_at(uint32_t barrier, uint32_t rank) {
-    asm volatile(
-        "{\n"
-        ".reg .b32 there;\n"
-        "mapa.shared::cluster.u32 there, %0, %1;\n"
-        "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
-        "}" ::"r"(barrier),
-        "r"(rank)
-        : "memory");
-}
-
-// As `copy_bulk`, to the same address in each block of `ranks` (a bit for each), whose barriers of the same address are told.
-__device__ __forceinline__ void copy_bulk_to(uint32_t target, const void* source, uint32_t n_bytes, uint32_t barrier,
-                                             uint16_t ranks) {
-    asm volatile(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], %4;" ::"r"(
-            target),
-        "l"(source), "r"(n_bytes), "r"(barrier), "h"(ranks)
-        : "memory");
-}
-
 // 16 bytes, of which `n_bytes` (0 or 16) are read and the others are zero.
 __device__ __forceinline__ void copy_16_or_zero(uint32_t target, const void* source, uint32_t n_bytes) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(n_bytes) : "memory");
