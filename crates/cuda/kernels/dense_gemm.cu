@@ -1,14 +1,15 @@
 // Dense matrix products for many tokens: wgmma with both operands in shared memory, tokens as columns.
 //
 // A block is some warpgroups that multiply. Its tile is some units of 64 weight rows, one or two for each warpgroup, and some
-// groups of 8 tokens; the launch says how many, so that there are tiles for all blocks. Both operands
-// come in stages of 64 columns by bulk copies, and lie in memory as shared memory wants them; small tiles have many stages.
+// groups of 8 tokens; the launch says how many, so that there are tiles for all blocks. Both operands come in stages of 64
+// columns by bulk copies, and lie in memory as shared memory wants them; small tiles have many stages.
 //
 // What bounds these products is the L2 cache, which gives a multiprocessor some 24 bytes in a clock. So blocks are in pairs
 // whose tiles have the same tokens or the same rows: each copies half of what is the same, to both.
 //
-// Who copies: with two warpgroups, a warp of its own. Three leave no registers for one more (4 warps of a quarter of the
-// multiprocessor would have 128 each): there the first warp refills a stage between its products, while the next ones run.
+// Who copies: with two warpgroups, two warps of their own in turn, as a copy takes a warp some 50 clocks. Three leave no
+// registers for one more (4 warps of a quarter of the multiprocessor would have 128 each): there the first warp refills a stage
+// between its products, while the next ones run.
 //
 // Blocks are persistent and take tiles in turn, token tile by token tile, so that what a token tile needs stays in L2 while it
 // is used.
@@ -27,13 +28,13 @@ struct Body {
     static constexpr int Threads = Consumers * 128 + Copiers * 32;
 };
 
-using Mid = Body<2, 2, 128, 1>;
+using Mid = Body<2, 2, 128, 2>;
 using Wide = Body<3, 1, 256, 0>;
 
 // Products have multiples of so many columns.
 constexpr int kStep = 32;
 constexpr uint32_t kMaxStages = 16, kHeaderBytes = 1024;
-// Records before the end of a sum.
+// So many records before the end of a sum, what it is added to is asked for: some microseconds.
 constexpr uint32_t kAhead = 8;
 constexpr uint32_t kUnitStrips = 4, kUnitBytes = kUnitStrips * kDenseRecordBytes;
 // Blocks of a cluster, and all of them as bits.
@@ -76,8 +77,10 @@ struct Tiles {
 // Place in the ring of stages, and the parity of its phase.
 struct Ring {
     uint32_t stage = 0, parity = 0;
-    __device__ __forceinline__ void next(const DenseArgs& args) {
-        if (++stage == args.stages) { stage = 0; parity ^= 1; }
+    // There are no less stages than that.
+    __device__ __forceinline__ void next(const DenseArgs& args, uint32_t n = 1) {
+        stage += n;
+        if (stage >= args.stages) { stage -= args.stages; parity ^= 1; }
     }
 };
 
@@ -92,10 +95,10 @@ struct Cursor {
         tile = tiles.at(args, index);
     }
 
-    __device__ __forceinline__ void next(const DenseArgs& args, const Tiles& tiles) {
-        if (++record < args.k_records) return;
-        record = 0;
-        index += Tiles::step();
+    __device__ __forceinline__ void next(const DenseArgs& args, const Tiles& tiles, uint32_t n = 1) {
+        record += n;
+        if (record < args.k_records) return;
+        for (; record >= args.k_records; record -= args.k_records) index += Tiles::step();
         if (index < tiles.count) tile = tiles.at(args, index);
     }
 };
@@ -152,50 +155,57 @@ __device__ __forceinline__ void copy_tokens(const DenseArgs& args, const Stages&
     else copy_bulk_to(target, source, n_groups * kGroupBytes, stages.full(stage), kBoth);
 }
 
-// One warp fills all stages, and `at` is what comes next. Weights do not depend on the kernel before: they come first.
-__device__ __forceinline__ void fill(const DenseArgs& args, const Stages& stages, const Tiles& tiles, Cursor& at) {
+// A warp fills all stages, or from `first` on every `step`-th, and `at` is what comes next. Weights do not depend on the kernel
+// before: they come first.
+__device__ __forceinline__ void fill(const DenseArgs& args, const Stages& stages, const Tiles& tiles, Cursor& at,
+                                     uint32_t first, uint32_t step) {
     at.begin(args, tiles);
+    at.next(args, tiles, first);
     Cursor waiting = at;
-    uint32_t n_ahead = 0;
-    for (; n_ahead < args.stages && at.index < tiles.count; n_ahead++) {
-        copy_weights(args, stages, at, n_ahead);
-        at.next(args, tiles);
+    for (uint32_t i = first; i < args.stages && at.index < tiles.count; i += step) {
+        copy_weights(args, stages, at, i);
+        at.next(args, tiles, step);
     }
     grid_wait_for_previous();
-    for (uint32_t i = 0; i < n_ahead; i++) {
+    for (uint32_t i = first; i < args.stages && waiting.index < tiles.count; i += step) {
         copy_tokens(args, stages, tiles, waiting, i);
-        waiting.next(args, tiles);
+        waiting.next(args, tiles, step);
     }
 }
 
 // The same warp fills a stage again, when nobody needs it any more.
 __device__ __forceinline__ void fill_again(const DenseArgs& args, const Stages& stages, const Tiles& tiles, Cursor& at,
-                                           const Ring& ring) {
+                                           const Ring& ring, uint32_t step) {
     barrier_wait(stages.empty(ring.stage), ring.parity);
     copy_weights(args, stages, at, ring.stage);
     copy_tokens(args, stages, tiles, at, ring.stage);
-    at.next(args, tiles);
+    at.next(args, tiles, step);
     __syncwarp();
 }
 
-// A warp that does nothing else.
-__device__ __forceinline__ void copy_all(const DenseArgs& args, const Stages& stages, const Tiles& tiles) {
+// One of the warps that do nothing else. The number of stages is a multiple of theirs: a stage is always the same warp's, which
+// so never is a phase of it ahead.
+template <class B>
+__device__ __forceinline__ void copy_in_turn(const DenseArgs& args, const Stages& stages, const Tiles& tiles, uint32_t copier) {
     Cursor at;
-    fill(args, stages, tiles, at);
-    for (Ring ring; at.index < tiles.count; ring.next(args)) fill_again(args, stages, tiles, at, ring);
+    fill(args, stages, tiles, at, copier, B::Copiers);
+    Ring ring;
+    for (ring.stage = copier; at.index < tiles.count; ring.next(args, B::Copiers)) {
+        fill_again(args, stages, tiles, at, ring, B::Copiers);
+    }
 }
 
 // The first warp of those that multiply.
 __device__ __forceinline__ void fill_between(const DenseArgs& args, const Stages& stages, const Tiles& tiles) {
     Cursor at;
-    fill(args, stages, tiles, at);
+    fill(args, stages, tiles, at, 0, 1);
     if (threadIdx.x == 0) stages.header.cursor = at;
     __syncwarp();
 }
 __device__ __forceinline__ void refill(const DenseArgs& args, const Stages& stages, const Tiles& tiles, const Ring& ring) {
     Cursor at = stages.header.cursor;
     if (at.index >= tiles.count) return;
-    fill_again(args, stages, tiles, at, ring);
+    fill_again(args, stages, tiles, at, ring, 1);
     if (threadIdx.x == 0) stages.header.cursor = at;
     __syncwarp();
 }
@@ -256,7 +266,8 @@ __device__ __forceinline__ void prefetch_out(const DenseArgs& args, const Tiles&
         for (uint32_t u = 0; u < Units; u++) {
             const uint32_t row = (tile.strip + (unit + u * step) * kUnitStrips) * kStripRows;
             const float* at = args.out + size_t(tile.group * 8 + i) * args.rows + row;
-            for (uint32_t l = 0; l <= kLines; l++) prefetch_l2(at + min(min(l * kLine, kLines * kLine - 1), args.rows - 1 - row));
+            const uint32_t last = min(kLines * kLine, args.rows - row) - 1;
+            for (uint32_t l = 0; l <= kLines; l++) prefetch_l2(at + min(l * kLine, last));
         }
     }
 }
@@ -339,18 +350,17 @@ __device__ __forceinline__ void dense_gemm(const DenseArgs& args) {
     extern __shared__ __align__(1024) uint8_t memory[];
     const Stages stages(args, *reinterpret_cast<Header*>(memory));
     const Tiles tiles(args);
-    const uint32_t consumer = __shfl_sync(~0u, threadIdx.x / 128, 0), n_consumers = min(uint32_t(B::Consumers), args.tile_units);
-    if (threadIdx.x == 0) {
-        for (uint32_t i = 0; i < args.stages; i++) {
-            barrier_init(stages.full(i), 1);
-            barrier_init(stages.empty(i), kPair * n_consumers * 4);
-        }
+    const uint32_t n_consumers = min(uint32_t(B::Consumers), args.tile_units);
+    const uint32_t consumer = __shfl_sync(~0u, threadIdx.x / 128, 0);
+    if (threadIdx.x < args.stages) {
+        barrier_init(stages.full(threadIdx.x), 1);
+        barrier_init(stages.empty(threadIdx.x), kPair * n_consumers * 4);
         barrier_init_fence();
     }
     cluster_sync();
     grid_launch_next();
     // With fewer units than warpgroups, some have nothing to do.
-    if (consumer == B::Consumers) copy_all(args, stages, tiles);
+    if (consumer == B::Consumers) copy_in_turn<B>(args, stages, tiles, __shfl_sync(~0u, threadIdx.x / 32 % 4, 0));
     else if (consumer < n_consumers) consume<B>(args, stages, tiles, consumer, n_consumers);
     // The other block may still copy to this one, and arrive at its barriers.
     cluster_sync();
