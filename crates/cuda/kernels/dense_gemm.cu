@@ -8,8 +8,8 @@
 // whose tiles have the same tokens or the same rows: each copies half of what is the same, to both.
 //
 // Who copies: with two warpgroups, two warps of their own in turn, as a copy takes a warp some 50 clocks. Three leave no
-// registers for one more (4 warps of a quarter of the multiprocessor would have 128 each): there the first warp refills a stage
-// between its products, while the next ones run.
+// registers for one more (4 warps of a quarter of the multiprocessor would have 128 each): there the first warp of each copies
+// between its products what its warpgroup has of a stage, while the next ones run.
 //
 // Blocks are persistent and take tiles in turn, token tile by token tile, so that what a token tile needs stays in L2 while it
 // is used.
@@ -107,7 +107,7 @@ struct Cursor {
 struct Header {
     uint64_t full[kMaxStages];   // both operands are there
     uint64_t empty[kMaxStages];  // neither block's warps need the stage any more
-    Cursor cursor;               // of `refill`: registers are for the sums
+    Cursor cursors[3];           // of `refill`, of each warpgroup: registers are for the sums
 };
 static_assert(sizeof(Header) <= kHeaderBytes);
 
@@ -128,24 +128,43 @@ struct Stages {
     __device__ __forceinline__ uint32_t tokens(uint32_t i) const { return weights(i) + weights_bytes; }
 };
 
-// Lane s copies strip s; of two blocks with the same rows, one the even and one the odd ones.
-__device__ __forceinline__ void copy_weights(const DenseArgs& args, const Stages& stages, const Cursor& at, uint32_t stage) {
+// What a warp copies: of the stages from `stage` on every `step`-th, and of those all, or a warpgroup's unit; the first has the
+// tokens as well.
+template <class B>
+struct Share {
+    uint32_t index;  // of the warp, among those that copy
+
+    static constexpr bool Whole = B::Copiers > 0;
+    static constexpr uint32_t Step = Whole ? B::Copiers : 1;
+    __device__ __forceinline__ uint32_t stage() const { return Whole ? index : 0; }
+    __device__ __forceinline__ bool is_first() const { return Whole || index == 0; }
+};
+
+// A lane copies a strip; of two blocks with the same rows, one the even and one the odd ones.
+template <class B>
+__device__ __forceinline__ void copy_weights(const DenseArgs& args, const Stages& stages, const Cursor& at, uint32_t stage,
+                                             Share<B> share) {
     const uint32_t lane = threadIdx.x % 32, full = stages.full(stage);
-    if (lane == 0) barrier_expect(full, at.tile.n_strips * kDenseRecordBytes + at.tile.n_groups * kGroupBytes);
+    if (lane == 0 && share.is_first()) {
+        barrier_expect(full, at.tile.n_strips * kDenseRecordBytes + at.tile.n_groups * kGroupBytes);
+    }
     __syncwarp();
-    if (lane >= at.tile.n_strips) return;
-    const uint32_t target = stages.weights(stage) + lane * kDenseRecordBytes;
-    const uint8_t* source = args.records + (size_t(at.tile.strip + lane) * args.k_records + at.record) * kDenseRecordBytes;
+    const uint32_t strip = Share<B>::Whole ? lane : share.index * kUnitStrips + lane;
+    if (strip >= at.tile.n_strips || (!Share<B>::Whole && lane >= kUnitStrips)) return;
+    const uint32_t target = stages.weights(stage) + strip * kDenseRecordBytes;
+    const uint8_t* source = args.records + (size_t(at.tile.strip + strip) * args.k_records + at.record) * kDenseRecordBytes;
     if (!args.same_rows) {
         copy_bulk(target, source, kDenseRecordBytes, full);
-    } else if (lane % kPair == cluster_rank()) {
+    } else if (strip % kPair == cluster_rank()) {
         copy_bulk_to(target, source, kDenseRecordBytes, full, kBoth);
     }
 }
 
 // Of two blocks with the same tokens, each copies half of the groups.
+template <class B>
 __device__ __forceinline__ void copy_tokens(const DenseArgs& args, const Stages& stages, const Tiles& tiles, const Cursor& at,
-                                            uint32_t stage) {
+                                            uint32_t stage, Share<B> share) {
+    if (!share.is_first()) return;
     const uint32_t half = (at.tile.n_groups + 1) / 2, first = args.same_rows ? 0 : cluster_rank() * half;
     const uint32_t n_groups = args.same_rows ? at.tile.n_groups : min(half, at.tile.n_groups - first);
     if (threadIdx.x % 32 > 0 || n_groups == 0) return;
@@ -155,58 +174,63 @@ __device__ __forceinline__ void copy_tokens(const DenseArgs& args, const Stages&
     else copy_bulk_to(target, source, n_groups * kGroupBytes, stages.full(stage), kBoth);
 }
 
-// A warp fills all stages, or from `first` on every `step`-th, and `at` is what comes next. Weights do not depend on the kernel
-// before: they come first.
+// A warp fills its stages for the first time, and `at` is what comes next. Weights do not depend on the kernel before: they
+// come first.
+template <class B>
 __device__ __forceinline__ void fill(const DenseArgs& args, const Stages& stages, const Tiles& tiles, Cursor& at,
-                                     uint32_t first, uint32_t step) {
+                                     Share<B> share) {
     at.begin(args, tiles);
-    at.next(args, tiles, first);
+    at.next(args, tiles, share.stage());
     Cursor waiting = at;
-    for (uint32_t i = first; i < args.stages && at.index < tiles.count; i += step) {
-        copy_weights(args, stages, at, i);
-        at.next(args, tiles, step);
+    for (uint32_t i = share.stage(); i < args.stages && at.index < tiles.count; i += share.Step) {
+        copy_weights(args, stages, at, i, share);
+        at.next(args, tiles, share.Step);
     }
     grid_wait_for_previous();
-    for (uint32_t i = first; i < args.stages && waiting.index < tiles.count; i += step) {
-        copy_tokens(args, stages, tiles, waiting, i);
-        waiting.next(args, tiles, step);
+    for (uint32_t i = share.stage(); i < args.stages && waiting.index < tiles.count; i += share.Step) {
+        copy_tokens(args, stages, tiles, waiting, i, share);
+        waiting.next(args, tiles, share.Step);
     }
 }
 
 // The same warp fills a stage again, when nobody needs it any more.
+template <class B>
 __device__ __forceinline__ void fill_again(const DenseArgs& args, const Stages& stages, const Tiles& tiles, Cursor& at,
-                                           const Ring& ring, uint32_t step) {
+                                           const Ring& ring, Share<B> share) {
     barrier_wait(stages.empty(ring.stage), ring.parity);
-    copy_weights(args, stages, at, ring.stage);
-    copy_tokens(args, stages, tiles, at, ring.stage);
-    at.next(args, tiles, step);
+    copy_weights(args, stages, at, ring.stage, share);
+    copy_tokens(args, stages, tiles, at, ring.stage, share);
+    at.next(args, tiles, share.Step);
     __syncwarp();
 }
 
 // One of the warps that do nothing else. The number of stages is a multiple of theirs: a stage is always the same warp's, which
 // so never is a phase of it ahead.
 template <class B>
-__device__ __forceinline__ void copy_in_turn(const DenseArgs& args, const Stages& stages, const Tiles& tiles, uint32_t copier) {
+__device__ __forceinline__ void copy_in_turn(const DenseArgs& args, const Stages& stages, const Tiles& tiles, Share<B> share) {
     Cursor at;
-    fill(args, stages, tiles, at, copier, B::Copiers);
+    fill(args, stages, tiles, at, share);
     Ring ring;
-    for (ring.stage = copier; at.index < tiles.count; ring.next(args, B::Copiers)) {
-        fill_again(args, stages, tiles, at, ring, B::Copiers);
+    for (ring.stage = share.stage(); at.index < tiles.count; ring.next(args, share.Step)) {
+        fill_again(args, stages, tiles, at, ring, share);
     }
 }
 
-// The first warp of those that multiply.
+// The first warp of a warpgroup, for what this needs.
+template <class B>
 __device__ __forceinline__ void fill_between(const DenseArgs& args, const Stages& stages, const Tiles& tiles) {
+    static_assert(B::Units == 1 && B::Consumers == sizeof(Header::cursors) / sizeof(Cursor));
     Cursor at;
-    fill(args, stages, tiles, at, 0, 1);
-    if (threadIdx.x == 0) stages.header.cursor = at;
+    fill(args, stages, tiles, at, Share<B>{threadIdx.x / 128});
+    if (threadIdx.x % 32 == 0) stages.header.cursors[threadIdx.x / 128] = at;
     __syncwarp();
 }
+template <class B>
 __device__ __forceinline__ void refill(const DenseArgs& args, const Stages& stages, const Tiles& tiles, const Ring& ring) {
-    Cursor at = stages.header.cursor;
+    Cursor at = stages.header.cursors[threadIdx.x / 128];
     if (at.index >= tiles.count) return;
-    fill_again(args, stages, tiles, at, ring, 1);
-    if (threadIdx.x == 0) stages.header.cursor = at;
+    fill_again(args, stages, tiles, at, ring, Share<B>{threadIdx.x / 128});
+    if (threadIdx.x % 32 == 0) stages.header.cursors[threadIdx.x / 128] = at;
     __syncwarp();
 }
 
@@ -214,7 +238,9 @@ __device__ __forceinline__ void refill(const DenseArgs& args, const Stages& stag
 template <class B>
 __device__ __forceinline__ void release(const DenseArgs& args, const Stages& stages, const Tiles& tiles, const Ring& ring) {
     if (threadIdx.x % 32 < kPair) barrier_arrive_at(stages.empty(ring.stage), threadIdx.x % 32);
-    if (B::Copiers == 0 && threadIdx.x < 32) refill(args, stages, tiles, ring);
+    if constexpr (B::Copiers == 0) {
+        if (threadIdx.x % 128 < 32) refill<B>(args, stages, tiles, ring);
+    }
 }
 
 // D += A B over one record: four steps of k16.
@@ -329,8 +355,10 @@ __device__ __forceinline__ void consume_tile(const DenseArgs& args, const Stages
 template <class B>
 __device__ __forceinline__ void consume(const DenseArgs& args, const Stages& stages, const Tiles& tiles, uint32_t consumer,
                                         uint32_t n_consumers) {
-    if (B::Copiers == 0 && threadIdx.x < 32) fill_between(args, stages, tiles);
-    else grid_wait_for_previous();
+    if constexpr (B::Copiers == 0) {
+        if (threadIdx.x % 128 < 32) fill_between<B>(args, stages, tiles);
+    }
+    grid_wait_for_previous();
     Ring ring;
     for (uint32_t index = Tiles::first(); index < tiles.count; index += Tiles::step()) {
         const Tile tile = tiles.at(args, index);
@@ -360,7 +388,7 @@ __device__ __forceinline__ void dense_gemm(const DenseArgs& args) {
     cluster_sync();
     grid_launch_next();
     // With fewer units than warpgroups, some have nothing to do.
-    if (consumer == B::Consumers) copy_in_turn<B>(args, stages, tiles, __shfl_sync(~0u, threadIdx.x / 32 % 4, 0));
+    if (consumer == B::Consumers) copy_in_turn<B>(args, stages, tiles, {__shfl_sync(~0u, threadIdx.x / 32 % 4, 0)});
     else if (consumer < n_consumers) consume<B>(args, stages, tiles, consumer, n_consumers);
     // The other block may still copy to this one, and arrive at its barriers.
     cluster_sync();
