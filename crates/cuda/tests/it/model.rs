@@ -6,3 +6,4 @@ mod parity;
 mod rig;
 mod sampling;
 mod speed;
+mod times;
