@@ -257,13 +257,20 @@ __device__ __forceinline__ Four merge_span(const AttentionArgs& args, uint32_t p
     return span;
 }
 
+// Pieces of a key-value head's merge.
+template <int kHeadDim>
+__device__ __forceinline__ uint32_t merge_units(const AttentionArgs& args, const StepHeader& header) {
+    const uint32_t n_slices = args.group * (kHeadDim / 16);
+    return header.merges_spans ? n_slices : (n_slices + 7) / 8;
+}
+
 // Four lanes have 16 columns of a head. Where rows have several spans, the eight fours of a warp have a span each, in turn, of
 // the same columns; else they have eight times 16 columns of the heads of a group.
 template <int kHeadDim>
 __device__ __forceinline__ void merge_partials(const AttentionArgs& args, const StepHeader& header, uint32_t warp, uint32_t n_warps) {
     constexpr uint32_t kSlices = kHeadDim / 16;
     const uint32_t lane = threadIdx.x % 32, four = lane / 4, n_slices = args.group * kSlices;
-    const uint32_t n_units = header.merges_spans ? n_slices : (n_slices + 7) / 8;
+    const uint32_t n_units = merge_units<kHeadDim>(args, header);
     const DecodeMerge* merges = reinterpret_cast<const DecodeMerge*>(args.step + header.merges);
     for (uint32_t index = warp; index < header.n_merges * args.kv_heads * n_units; index += n_warps) {
         const uint32_t pair = index / n_units, unit = index % n_units;
@@ -321,11 +328,15 @@ __device__ __forceinline__ void decode(const AttentionArgs& args) {
     const DecodeItem* items = reinterpret_cast<const DecodeItem*>(args.step + (args.window ? header.sliding_items : header.full_items));
     // A step's first units are on different multiprocessors.
     const Range units{warp * gridDim.x + blockIdx.x, n_items * args.kv_heads, n_warps};
+    // Whoever has nothing to do makes room for the next kernel's blocks. One block waits for the kernel before in any case: who
+    // waits for this one waits for that one, too.
+    const uint32_t n_merges = args.window == 0 ? header.n_merges * args.kv_heads * merge_units<kHeadDim>(args, header) : 0;
+    if (units.begin >= max(units.end, n_merges) && blockIdx.x > 0) return;
     Copier<kHeadDim> copier(args, items, units, ring, full);
     uint32_t n_early = 0;
     for (; n_early < kStages && !copier.is_done() && !copier.is_new(); n_early++) copier.copy();
-    grid_wait_for_previous();
     grid_launch_next();
+    grid_wait_for_previous();
     for (; n_early < kStages; n_early++) copier.copy();
     attend<kHeadDim>(args, items, units, ring, full, copier);
     if (args.window == 0) merge_partials<kHeadDim>(args, header, units.begin, n_warps);

@@ -96,6 +96,7 @@ impl Moe {
         workspace: &mut MoeWorkspace,
         out: &mut Buffer<bf16>,
     ) -> Result<Option<MoeLaunched>, MoeError> {
+        workspace.has_room(n_tokens)?;
         long_enough("out", out, n_tokens * self.shape.hidden)?;
         let launched = self.experts(stream, weights, logits, x, n_tokens, choice, workspace)?;
         self.combine(stream, workspace, out)?;
