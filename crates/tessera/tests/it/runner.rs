@@ -18,11 +18,11 @@ pub struct Output {
     pub stderr: String,
 }
 
-/// The binary in a clean environment: nothing of the caller's hub, model or proxy settings.
+/// The binary in a clean environment: nothing of the caller's hub, model or proxy settings, and no GPU.
 pub fn tessera(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tessera"));
     command.args(args).env_clear().env("HOME", env!("CARGO_TARGET_TMPDIR")).env("TESSERA_THREADS", "1");
-    command.stdin(Stdio::null());
+    command.env("CUDA_VISIBLE_DEVICES", "-1").stdin(Stdio::null());
     if let Some(path) = std::env::var_os("PATH") {
         command.env("PATH", path);
     }
@@ -47,6 +47,7 @@ const DRIVER: [&str; 2] = ["LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"];
 
 pub fn run_with_driver(args: &[&str]) -> Output {
     let mut command = tessera(args);
+    command.env_remove("CUDA_VISIBLE_DEVICES");
     command.envs(DRIVER.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     finish(command)
 }
