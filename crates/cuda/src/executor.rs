@@ -17,7 +17,10 @@ use crate::sampling::Sampled;
 use crate::step::StepMetaError;
 use crate::steps::StepsError;
 
+mod times;
 mod traced;
+
+pub use times::StageTime;
 
 /// The most rows of a step.
 pub const MAX_STEP_ROWS: usize = 256;
@@ -117,12 +120,12 @@ impl CudaExecutor {
         if n_logits > self.room.logits {
             return Err(StepError::TooManyLogits { found: n_logits, max: self.room.logits });
         }
-        self.n_logits = Some(n_logits);
         Ok(())
     }
 
     fn send(&mut self, batch: &Batch, bucket: Option<usize>) -> Result<(), CudaError> {
         self.forward.step.fill(batch, bucket)?;
+        self.n_logits = Some(batch.n_logits());
         Ok(self.forward.step.send(&self.stream)?)
     }
 
@@ -164,6 +167,7 @@ impl Executor for CudaExecutor {
     fn step(&mut self, batch: &Batch) -> Result<Vec<Token>, StepError> {
         self.check(batch)?;
         if batch.rows.is_empty() {
+            self.n_logits = Some(0);
             return Ok(Vec::new());
         }
         self.run(batch)?;
@@ -173,6 +177,7 @@ impl Executor for CudaExecutor {
     fn step_traced(&mut self, batch: &Batch, trace: &mut dyn Trace) -> Result<Vec<Token>, StepError> {
         self.check(batch)?;
         if batch.rows.is_empty() {
+            self.n_logits = Some(0);
             return Ok(Vec::new());
         }
         self.run_traced(batch, trace)?;

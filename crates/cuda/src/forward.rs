@@ -1,16 +1,17 @@
 //! The layer loop on the GPU, one method per stage. Stages have the names and the order of [`tessera_model::Stage`].
 
 use half::bf16;
-use tessera_model::{Config, Limits};
+use tessera_model::{Config, LayerType, Limits};
 
 use crate::attention::{Attention, AttentionShape, AttentionWorkspace, KvPool};
 use crate::dense::{Dense, DenseOut};
 use crate::device::{Buffer, Device};
+use crate::error::DeviceError;
 use crate::executor::CudaError;
 use crate::launch::Stream;
 use crate::model_weights::ModelWeights;
 use crate::moe::grouped::{GROUP_ROWS, PANEL, panels};
-use crate::moe::{Moe, MoeChoice, MoeShape, MoeWorkspace, Swiglu};
+use crate::moe::{Moe, MoeChoice, MoeShape, MoeWorkspace, StageDone, Swiglu};
 use crate::sampling::{Sampled, Sampler};
 use crate::step::StepMeta;
 use crate::steps::{NormOut, Steps};
@@ -22,7 +23,7 @@ pub(crate) struct Forward {
     pub pools: Vec<KvPool>, // of each layer
     pub buffers: Buffers,
     pub moe: Moe,
-    kinds: Vec<tessera_model::LayerType>,
+    kinds: Vec<LayerType>,
     attention: Attention,
     dense: Dense,
     steps: Steps,
@@ -45,6 +46,9 @@ pub(crate) struct Buffers {
     pub logits: Buffer<f32>,  // [logits, vocab]
     pub sampled: Buffer<Sampled>, // [rows]
 }
+
+/// Hears the layer and the name of what has been queued.
+pub(crate) type Done<'a> = &'a mut dyn FnMut(Option<usize>, &'static str) -> Result<(), DeviceError>;
 
 /// The most of each that a step has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,24 +144,51 @@ impl Forward {
 
     /// Queues the whole step that `step` describes: logits, and tokens for the rows that sample.
     pub fn run(&mut self, stream: &Stream) -> Result<(), CudaError> {
+        self.run_with(stream, &mut |_, _| Ok(()))
+    }
+
+    /// The same. When the launches of a stage are queued, or of those that are fused, `done` gets its layer and its name.
+    pub fn run_with(&mut self, stream: &Stream, done: Done) -> Result<(), CudaError> {
         self.embed(stream)?;
+        done(None, "embed")?;
         self.turn(stream)?;
+        done(None, "turn")?;
         self.attn_norm(stream, 0)?;
+        done(Some(0), "attn_norm")?;
         for layer in 0..self.n_layers() {
-            self.qkv(stream, layer)?;
-            self.rope_store(stream, layer)?;
-            self.attend(stream, layer)?;
-            self.attn_out(stream, layer)?;
-            self.mlp_norm_router(stream, layer)?;
-            self.experts(stream, layer)?;
-            match layer + 1 < self.n_layers() {
-                true => self.combine_attn_norm(stream, layer + 1)?,
-                false => self.combine(stream)?,
-            }
+            self.run_layer(stream, layer, done)?;
         }
         self.final_norm(stream)?;
+        done(None, "final_norm")?;
         self.logits(stream)?;
-        self.sample(stream)
+        done(None, "logits")?;
+        self.sample(stream)?;
+        Ok(done(None, "sample")?)
+    }
+
+    /// A layer after its first norm, and the first norm of the next one.
+    fn run_layer(&mut self, stream: &Stream, layer: usize, done: Done) -> Result<(), CudaError> {
+        let mut done = |name| done(Some(layer), name);
+        self.qkv(stream, layer)?;
+        done("qkv")?;
+        self.rope_store(stream, layer)?;
+        done("rope_store")?;
+        self.attend(stream, layer)?;
+        done(match self.kinds[layer] {
+            LayerType::Full => "attend full",
+            LayerType::Sliding => "attend sliding",
+        })?;
+        self.attn_out(stream, layer)?;
+        done("attn_out")?;
+        self.mlp_norm_router(stream, layer)?;
+        done("mlp_norm, router")?;
+        self.experts(stream, layer, &mut done)?;
+        if layer + 1 < self.n_layers() {
+            self.combine_attn_norm(stream, layer + 1)?;
+            return Ok(done("combine, attn_norm")?);
+        }
+        self.combine(stream)?;
+        Ok(done("combine")?)
     }
 
     pub fn embed(&mut self, stream: &Stream) -> Result<(), CudaError> {
@@ -222,10 +253,10 @@ impl Forward {
     }
 
     /// Route, gate_up with SwiGLU, and down.
-    fn experts(&mut self, stream: &Stream, layer: usize) -> Result<(), CudaError> {
+    fn experts(&mut self, stream: &Stream, layer: usize, done: StageDone) -> Result<(), CudaError> {
         let Buffers { x, router, experts, .. } = &mut self.buffers;
         let (weights, n_tokens) = (&self.weights.layers[layer].moe, self.step.n_tokens());
-        self.moe.experts(stream, weights, router, x, n_tokens, MoeChoice::Auto, experts)?;
+        self.moe.experts_with(stream, weights, router, x, n_tokens, MoeChoice::Auto, experts, done)?;
         Ok(())
     }
 

@@ -89,11 +89,7 @@ impl Device {
     }
 
     pub fn event(&self) -> Result<Event, DeviceError> {
-        self.context.bind()?;
-        let mut raw = ptr::null_mut();
-        // SAFETY: the driver writes one handle.
-        check("cuEventCreate", unsafe { sys::cuEventCreate(&mut raw, 0) })?;
-        Ok(Event { raw: Handle(raw), context: Arc::clone(&self.context) })
+        Event::new(&self.context)
     }
 }
 
@@ -197,6 +193,16 @@ impl Stream {
         // SAFETY: both exist.
         check("cuEventRecord", unsafe { sys::cuEventRecord(event.raw.0, self.raw.0) })
     }
+
+    /// Makes a new event a part of the graph that is being recorded: it happens when the graph is replayed, and must live
+    /// as long as the graph.
+    pub(crate) fn record_in_graph(&self) -> Result<Event, DeviceError> {
+        let event = Event::new(&self.context)?;
+        let flags = sys::CUevent_record_flags::CU_EVENT_RECORD_EXTERNAL as c_uint;
+        // SAFETY: both exist.
+        let status = unsafe { sys::cuEventRecordWithFlags(event.raw.0, self.raw.0, flags) };
+        check("cuEventRecordWithFlags", status).map(|()| event)
+    }
 }
 
 impl Drop for Stream {
@@ -249,6 +255,14 @@ pub struct Event {
 }
 
 impl Event {
+    fn new(context: &Arc<Context>) -> Result<Self, DeviceError> {
+        context.bind()?;
+        let mut raw = ptr::null_mut();
+        // SAFETY: the driver writes one handle.
+        check("cuEventCreate", unsafe { sys::cuEventCreate(&mut raw, 0) })?;
+        Ok(Self { raw: Handle(raw), context: Arc::clone(context) })
+    }
+
     /// Waits until the event has happened; not at all if it was never recorded.
     pub fn wait(&self) -> Result<(), DeviceError> {
         self.context.bind()?;

@@ -26,7 +26,7 @@ pub use cubins::{CUBINS, REPORT};
 pub use dense::{Dense, DenseChoice, DenseError, DenseOut, DenseShape, DenseWeights, MAX_COLS, MAX_ROWS};
 pub use device::{Address, Buffer, Device, Memory, Pinned, Properties};
 pub use error::DeviceError;
-pub use executor::{CudaError, CudaExecutor, MAX_STEP_LOGITS, MAX_STEP_ROWS};
+pub use executor::{CudaError, CudaExecutor, MAX_STEP_LOGITS, MAX_STEP_ROWS, StageTime};
 pub use kernels::copy::Copier;
 pub use kernels::dense::DenseKernel;
 pub use kernels::moe_gemm::MoeKernel;

@@ -23,6 +23,7 @@ pub(crate) use weights::Projection;
 pub use workspace::MoeWorkspace;
 
 use crate::device::{Address, Buffer, Device};
+use crate::error::DeviceError;
 use crate::kernels::moe_gemm::{GemmArgs, GemmKernels, MAX_ROUTED_TOKENS, MoeKernel, RoutedArgs};
 use crate::kernels::moe_route::{CombineArgs, RouteArgs, RouteKernels};
 use crate::launch::Stream;
@@ -67,6 +68,9 @@ pub struct MoeLaunched {
     pub down: &'static str,
 }
 
+/// Hears the name of what has been queued.
+pub(crate) type StageDone<'a> = &'a mut dyn FnMut(&'static str) -> Result<(), DeviceError>;
+
 /// All stages queue work and do not wait, except [`Moe::route_to`]. Without tokens they do nothing.
 impl Moe {
     pub fn load(device: &Device, shape: MoeShape, swiglu: Swiglu) -> Result<Self, MoeError> {
@@ -109,15 +113,33 @@ impl Moe {
         choice: MoeChoice,
         workspace: &mut MoeWorkspace,
     ) -> Result<Option<MoeLaunched>, MoeError> {
+        self.experts_with(stream, weights, logits, x, n_tokens, choice, workspace, &mut |_| Ok(()))
+    }
+
+    /// The same. When the launches of a stage are queued, or of those that are fused, `done` gets its name.
+    pub(crate) fn experts_with(
+        &self,
+        stream: &Stream,
+        weights: &MoeWeights,
+        logits: &Buffer<f32>,
+        x: &Buffer<bf16>,
+        n_tokens: usize,
+        choice: MoeChoice,
+        workspace: &mut MoeWorkspace,
+        done: StageDone,
+    ) -> Result<Option<MoeLaunched>, MoeError> {
         self.both_match(weights, workspace)?;
         workspace.has_room(n_tokens)?;
         let kernel = choice.kernel(n_tokens, self.shape);
         if kernel == MoeKernel::Stream && (1..=MAX_ROUTED_TOKENS).contains(&n_tokens) {
-            return self.experts_of_few(stream, weights, logits, x, n_tokens, workspace).map(Some);
+            return self.experts_of_few(stream, weights, logits, x, n_tokens, workspace, done).map(Some);
         }
         self.route(stream, logits, x, n_tokens, workspace)?;
+        done("route")?;
         let gate_up = self.gate_up(stream, weights, kernel, workspace)?;
+        done("gate_up, swiglu")?;
         let down = self.down(stream, weights, kernel, workspace)?;
+        done("down")?;
         Ok(gate_up.zip(down).map(|(gate_up, down)| MoeLaunched { gate_up, down }))
     }
 
@@ -130,6 +152,7 @@ impl Moe {
         x: &Buffer<bf16>,
         n_tokens: usize,
         workspace: &mut MoeWorkspace,
+        done: StageDone,
     ) -> Result<MoeLaunched, MoeError> {
         self.begin(logits, x, n_tokens, workspace)?;
         let args = |gemm| RoutedArgs {
@@ -145,10 +168,11 @@ impl Moe {
             hidden: self.shape.hidden as u32,
             padding: 0,
         };
-        Ok(MoeLaunched {
-            gate_up: self.gemm.gate_up_routed(stream, &args(self.gate_up_args(weights, workspace)))?,
-            down: self.gemm.down_routed(stream, &args(self.down_args(weights, workspace)))?,
-        })
+        let gate_up = self.gemm.gate_up_routed(stream, &args(self.gate_up_args(weights, workspace)))?;
+        done("route, gate_up, swiglu")?;
+        let down = self.gemm.down_routed(stream, &args(self.down_args(weights, workspace)))?;
+        done("down")?;
+        Ok(MoeLaunched { gate_up, down })
     }
 
     /// Each token's experts, those of the largest logits (of equal ones, the first), and their weights; its row of `x` to

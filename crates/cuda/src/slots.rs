@@ -62,6 +62,32 @@ pub fn choice(dense: &[f32], top_k: usize, n_experts: usize) -> (Vec<i32>, Vec<f
     dense.chunks_exact(n_experts).flat_map(of_token).unzip()
 }
 
+/// `(ids, weights)` `[tokens, top_k]`, which are `found` `[tokens, experts]`, where `dense` was put in its place: tokens in which
+/// nothing changed stay as they are, even without experts, and ids that agree stay in their order.
+pub fn replaced(
+    (ids, weights): (&[i32], &[f32]),
+    found: &[f32],
+    dense: &[f32],
+    top_k: usize,
+    n_experts: usize,
+) -> (Vec<i32>, Vec<f32>) {
+    let of_token = |token: usize| {
+        let slots = token * top_k..(token + 1) * top_k;
+        let experts = token * n_experts..(token + 1) * n_experts;
+        let (ids, weights, found, dense) =
+            (&ids[slots.clone()], &weights[slots], &found[experts.clone()], &dense[experts]);
+        if found.iter().zip(dense).all(|(found, dense)| found.to_bits() == dense.to_bits()) {
+            return (ids.to_vec(), weights.to_vec());
+        }
+        match agree(ids, dense, top_k, n_experts) {
+            true => (ids.to_vec(), ids.iter().map(|&id| dense[id as usize]).collect()),
+            false => choice(dense, top_k, n_experts),
+        }
+    };
+    let (ids, weights): (Vec<_>, Vec<_>) = (0..ids.len() / top_k).map(of_token).unzip();
+    (ids.concat(), weights.concat())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,6 +125,20 @@ mod tests {
         }
         let vanished: Vec<f32> = DENSE.iter().map(|&w| if w < 0.2 { 0.0 } else { w }).collect();
         assert!(agree(&IDS, &vanished, 3, 5), "a weight may be 0");
+    }
+
+    #[test]
+    fn tokens_that_nobody_changed_stay_as_they_are() {
+        let replaced =
+            |ids: &[i32], dense: &[f32]| replaced((ids, &WEIGHTS), &super::dense(ids, &WEIGHTS, 3, 5), dense, 3, 5);
+        assert_eq!(replaced(&IDS, &DENSE), (IDS.to_vec(), WEIGHTS.to_vec()));
+        let nobody = [4, 0, 2, -1, -1, -1];
+        let mut dense = dense(&nobody, &WEIGHTS, 3, 5);
+        assert_eq!(replaced(&nobody, &dense), (nobody.to_vec(), WEIGHTS.to_vec()));
+        dense[4] = 0.75;
+        let (ids, weights) = replaced(&nobody, &dense);
+        assert_eq!((&ids[..3], &weights[..3]), (&[4, 0, 2][..], &[0.75, 0.3, 0.2][..]), "their order is that of ranks");
+        assert_eq!(replaced(&[4, 0, 1, 1, 3, 0], &DENSE).0, [0, 2, 4, 1, 3, 0]);
     }
 
     #[test]

@@ -174,15 +174,9 @@ impl crate::forward::Forward {
         moe.route(stream, &buffers.router, &buffers.x, n_tokens, &mut buffers.experts)?;
         let (ids, weights) = (buffers.experts.ids(stream)?, buffers.experts.weights(stream)?);
         let mut dense = slots::dense(&ids, &weights, top_k, experts);
+        let found = dense.clone();
         show.visit(Stage::Route, experts, &mut dense);
-        let (ids, weights) = match slots::agree(&ids, &dense, top_k, experts) {
-            true => {
-                let weight = |(slot, &id): (usize, &i32)| dense[slot / top_k * experts + id as usize];
-                let weights = ids.iter().enumerate().map(weight).collect();
-                (ids, weights)
-            }
-            false => slots::choice(&dense, top_k, experts),
-        };
+        let (ids, weights) = slots::replaced((&ids, &weights), &found, &dense, top_k, experts);
         moe.route_to(stream, &ids, &weights, &buffers.x, n_tokens, &mut buffers.experts)?;
         Ok(Slots::new(&ids, top_k))
     }

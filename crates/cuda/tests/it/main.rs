@@ -5,6 +5,7 @@ mod build;
 mod dense;
 mod device;
 mod gpu;
+mod model;
 mod model_weights;
 mod moe;
 mod pack;

@@ -1,7 +1,7 @@
 //! Weights in the GPU's memory: every byte against the host's packers, whatever the model and wherever they come from.
 
 mod expected;
-mod inputs;
+pub mod inputs;
 
 use std::ops::ControlFlow;
 use std::time::Instant;

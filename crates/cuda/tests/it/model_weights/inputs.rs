@@ -25,10 +25,15 @@ pub fn demo() -> (TempDir, Checkpoint) {
     (folder, checkpoint)
 }
 
-/// Those of `fixtures/parity`, which is elsewhere when the tests have left the repository.
-pub fn parity() -> Vec<Checkpoint> {
+/// `fixtures`, which is elsewhere when the tests have left the repository.
+pub fn fixtures() -> PathBuf {
     let here = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures");
-    let folder = std::env::var_os("TESSERA_FIXTURES").map_or_else(here, PathBuf::from).join("parity");
+    std::env::var_os("TESSERA_FIXTURES").map_or_else(here, PathBuf::from)
+}
+
+/// Those of `fixtures/parity`.
+pub fn parity() -> Vec<Checkpoint> {
+    let folder = fixtures().join("parity");
     let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let folders = entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
     folders.map(|path| Checkpoint::open(&path).unwrap()).collect()
