@@ -30,6 +30,7 @@ pub struct Dummy {
 }
 
 /// A model for token ids in and out.
+#[allow(clippy::large_enum_variant, reason = "a command has one")]
 pub enum Model {
     Opened(Opened),
     Dummy(Dummy),

@@ -11,6 +11,7 @@ use tessera_model::{Config, Limits};
 use super::cost::{Ceilings, Cost, Step};
 use super::roofline::{self, Point, Roofline};
 use super::sequences::{Plan, Rates, Sequences};
+use super::stages::{self, Stages, StepStages};
 use super::test_name;
 use crate::executor::Place;
 use crate::opened::Model;
@@ -28,6 +29,8 @@ pub struct Report {
     max_step_tokens: usize,
     ceilings: Ceilings,
     tests: Vec<Test>,
+    /// Of one step of decoding for each batch, if they are asked for.
+    stages: Vec<StepStages>,
 }
 
 #[derive(Serialize)]
@@ -60,7 +63,7 @@ struct Test {
 }
 
 /// Measures the ceilings first: nothing else is on the GPU then.
-pub fn measure(place: &Place, device: &Device, model: &Model, plan: &Plan) -> anyhow::Result<Report> {
+pub fn measure(place: &Place, device: &Device, model: &Model, plan: &Plan, stages: Stages) -> anyhow::Result<Report> {
     let ceilings = Ceilings::measure(device)?;
     let config = model.config();
     let free_bytes = device.memory()?.free_bytes;
@@ -70,21 +73,27 @@ pub fn measure(place: &Place, device: &Device, model: &Model, plan: &Plan) -> an
         "measuring [{bar:40}] {pos}/{len}",
         plan.prompts.len() + plan.decodes.len() * plan.batches.len(),
     );
-    let mut sequences = Sequences::new(&mut executor, config, plan);
-    let mut tests = Vec::new();
+    let step_tokens = place.limits.max_step_tokens;
+    let (mut tests, mut timed) = (Vec::new(), Vec::new());
     let of = |name: String, rates: &Rates, steps: Vec<Step>, per: Per| {
         let test = Test::new(name, rates, &steps, per, config, ceilings);
         measuring.inc(1);
         test
     };
     for &n in &plan.prompts {
-        let steps = plan.prompt_steps(n, place.limits.max_step_tokens).collect();
-        tests.push(of(test_name("pp", n, plan.prompt_depth), &sequences.prefill(n)?, steps, Per::Prompt));
+        let steps = plan.prompt_steps(n, step_tokens).collect();
+        let rates = Sequences::new(&mut executor, config, plan).prefill(n)?;
+        tests.push(of(test_name("pp", n, plan.prompt_depth), &rates, steps, Per::Prompt));
     }
-    for &n in &plan.decodes {
+    for (i, &n) in plan.decodes.iter().enumerate() {
         for &rows in &plan.batches {
             let steps = plan.decode_steps(rows, n).collect();
-            tests.push(of(test_name("tg", n, plan.decode_depth), &sequences.decode(rows, n)?, steps, Per::Step));
+            let rates = Sequences::new(&mut executor, config, plan).decode(rows, n)?;
+            tests.push(of(test_name("tg", n, plan.decode_depth), &rates, steps, Per::Step));
+            if stages == Stages::Timed && i == 0 {
+                let batch = plan.decode_batch(config, rows, n, step_tokens);
+                timed.push(StepStages::measure(&mut executor, &batch, plan.repetitions)?);
+            }
         }
     }
     measuring.finish_and_clear();
@@ -98,6 +107,7 @@ pub fn measure(place: &Place, device: &Device, model: &Model, plan: &Plan) -> an
         max_step_tokens,
         ceilings,
         tests,
+        stages: timed,
     })
 }
 
@@ -198,8 +208,9 @@ impl fmt::Display for Report {
         }
         writeln!(
             f,
-            "\nms are of a whole prompt, or of a step of decoding; floor: reading at the copy's rate, or cuBLAS's"
-        )
+            "\nms: of a whole prompt, or of a step of decoding; floor: reading at the rate of copies, or computing at cuBLAS's"
+        )?;
+        stages::write(f, &self.stages)
     }
 }
 
@@ -232,6 +243,7 @@ mod tests {
             max_step_tokens: 8192,
             ceilings: CEILINGS,
             tests: vec![prefill, decode(1, 500.0), decode(64, 12_800.0)],
+            stages: vec![stages::tests::some(1, 1.0), stages::tests::some(64, 2.0)],
         }
     }
 
@@ -280,6 +292,9 @@ mod tests {
             "cuBLAS 800 TFLOP/s",
             "| pp9000          |     1 |    90000.0 ± 0.0 |  100.000 |",
             "| tg2 @d1024      |    64 |    12800.0 ± 0.0 |    5.000 |",
+            "| stage                            |        x1 |       x64 |",
+            "| qkv, 2 times                     |      22.0 |      44.0 |",
+            "| all                              |      24.0 |      48.0 |",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }

@@ -13,6 +13,7 @@ use crate::executor::{DeviceArgs, Notes, Precision, StepTokens, Wish};
 use crate::opened::Model;
 
 use sequences::Plan;
+use stages::Stages;
 
 mod cost;
 mod cpu;
@@ -20,6 +21,7 @@ mod gpu;
 mod moe;
 mod roofline;
 mod sequences;
+mod stages;
 
 /// Tokens that one step takes, as in `generate`.
 const STEP_TOKENS: StepTokens = crate::session::PROMPT_CHUNK;
@@ -80,6 +82,9 @@ pub struct Args {
     json: bool,
     #[command(flatten)]
     device: DeviceArgs,
+    /// Time each stage of a step of decoding by itself as well; on the GPU
+    #[arg(long, help_heading = "Device")]
+    stages: bool,
     /// Draw where the tests stand below the roofline; on the GPU
     #[arg(long, value_name = "FILE.svg", help_heading = "Device")]
     plot: Option<PathBuf>,
@@ -112,11 +117,12 @@ fn run_model(mut args: Args) -> anyhow::Result<()> {
     let model = Model::open(args.model.get(), args.load_dummy)?;
     let config = model.config();
     let plan = args.plan(config, &GPU_BATCHES, GPU_DECODE_DEPTH);
+    plan.check(config)?;
     let place = backend.place(config, STEP_TOKENS, |step_tokens| plan.limits(config, step_tokens))?;
     let text = match (place.gpu(), &model) {
         (Some(device), model) => {
-            plan.check(config)?;
-            let report = gpu::measure(&place, device, model, &plan)?;
+            let stages = if args.stages { Stages::Timed } else { Stages::Untimed };
+            let report = gpu::measure(&place, device, model, &plan, stages)?;
             if let Some(path) = &args.plot {
                 report.plot(path)?;
             }
@@ -124,11 +130,10 @@ fn run_model(mut args: Args) -> anyhow::Result<()> {
         }
         (None, Model::Opened(opened)) => {
             let why = place.why_cpu().filter(|_| args.device.device == Wish::Auto);
-            if args.plot.is_some() {
-                bail!("--plot is about the GPU: {}", why.unwrap_or_default());
+            if let Some(flag) = args.gpu_flag() {
+                bail!("{flag} is about the GPU: {}", why.unwrap_or_default());
             }
             let plan = args.plan(config, &CPU_BATCHES, 0);
-            plan.check(config)?;
             cpu::measure(opened, &plan, options, why)?.print(args.json)?
         }
         (None, Model::Dummy(_)) => unreachable!("random weights go to the GPU or nowhere"),
@@ -148,9 +153,14 @@ impl Args {
             }
             self.device.device = Wish::Cpu;
         }
-        if self.plot.is_some() && self.device.device == Wish::Cpu {
-            crate::usage_error("bench", "--plot is about the GPU: it cannot go with the CPU");
+        if let (Some(flag), Wish::Cpu) = (self.gpu_flag(), self.device.device) {
+            crate::usage_error("bench", &format!("{flag} is about the GPU: it cannot go with the CPU"));
         }
+    }
+
+    fn gpu_flag(&self) -> Option<&'static str> {
+        let plot = self.plot.is_some().then_some("--plot");
+        plot.or_else(|| self.stages.then_some("--stages"))
     }
 
     fn plan(&self, config: &Config, batches: &[usize], decode_depth: usize) -> Plan {

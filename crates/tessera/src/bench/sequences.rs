@@ -1,5 +1,6 @@
 //! Sequences side by side through an executor, for a stopwatch: all of one length, of tokens that mean nothing.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use anyhow::ensure;
@@ -74,6 +75,12 @@ impl Plan {
         }
     }
 
+    /// The first step in which `rows` sequences decode, of `n`.
+    pub fn decode_batch(&self, config: &Config, rows: usize, n: usize, step_tokens: usize) -> Batch {
+        let room = self.decode_room(config, rows, n, step_tokens);
+        batch(room, 0..rows, Step::decode(rows, self.decode_depth), config.vocab_size)
+    }
+
     fn prompt_room(&self, config: &Config, n: usize, step_tokens: usize) -> Room {
         Room::new(config, 1, self.prompt_depth + n, step_tokens)
     }
@@ -123,10 +130,11 @@ impl<'e> Sequences<'e> {
     /// Reads prompts of `n` tokens.
     pub fn prefill(&mut self, n: usize) -> anyhow::Result<Rates> {
         let step_tokens = self.executor.max_step_tokens();
+        let vocab = self.config.vocab_size;
         let room = self.plan.prompt_room(self.config, n, step_tokens);
         self.fill(room, self.plan.prompt_depth, step_tokens)?;
         let steps: Vec<Batch> =
-            self.plan.prompt_steps(n, step_tokens).map(|step| self.batch(room, 0..1, step)).collect();
+            self.plan.prompt_steps(n, step_tokens).map(|step| batch(room, 0..1, step, vocab)).collect();
         self.measure(n, |executor| steps.iter().try_for_each(|batch| Ok(executor.step(batch).map(drop)?)))
     }
 
@@ -136,7 +144,7 @@ impl<'e> Sequences<'e> {
         let room = self.plan.decode_room(self.config, rows, n, step_tokens);
         self.fill(room, self.plan.decode_depth, step_tokens.min(FILL_TOKENS))?;
         let (depth, vocab) = (self.plan.decode_depth, self.config.vocab_size);
-        let mut batch = self.batch(room, 0..rows, Step::decode(rows, depth));
+        let mut batch = self.plan.decode_batch(self.config, rows, n, step_tokens);
         self.measure(rows * n, |executor| {
             for position in depth..depth + n {
                 for (i, row) in batch.rows.iter_mut().enumerate() {
@@ -171,27 +179,25 @@ impl<'e> Sequences<'e> {
             for first in (0..room.rows).step_by(rows) {
                 let n = rows.min(room.rows - first);
                 let step = Step { rows: n, start, tokens, logits: 0 };
-                let batch = self.batch(room, first..first + n, step);
-                self.executor.step(&batch)?;
+                self.executor.step(&batch(room, first..first + n, step, self.config.vocab_size))?;
             }
         }
         Ok(())
     }
+}
 
-    /// A step of some of the sequences. Where it has logits, each row samples from those of its last token.
-    fn batch(&self, room: Room, sequences: std::ops::Range<usize>, step: Step) -> Batch {
-        let Step { start, tokens, logits, .. } = step;
-        let row = |n: usize| Row {
-            n_tokens: tokens,
-            start,
-            block_tables: room.tables(n),
-            n_logits: usize::from(logits > 0),
-            sampling: (logits > 0).then_some(Sampling::GREEDY),
-        };
-        let vocab = self.config.vocab_size;
-        let of_sequence = |n: usize| (start..start + tokens).map(move |position| token(n, position, vocab));
-        Batch { tokens: sequences.clone().flat_map(of_sequence).collect(), rows: sequences.map(row).collect() }
-    }
+/// A step of some of the sequences. Where it has logits, each row samples from those of its last token.
+fn batch(room: Room, sequences: Range<usize>, step: Step, vocab: usize) -> Batch {
+    let Step { start, tokens, logits, .. } = step;
+    let row = |n: usize| Row {
+        n_tokens: tokens,
+        start,
+        block_tables: room.tables(n),
+        n_logits: usize::from(logits > 0),
+        sampling: (logits > 0).then_some(Sampling::GREEDY),
+    };
+    let of_sequence = |n: usize| (start..start + tokens).map(move |position| token(n, position, vocab));
+    Batch { tokens: sequences.clone().flat_map(of_sequence).collect(), rows: sequences.map(row).collect() }
 }
 
 /// No two of a step's sequences read the same.

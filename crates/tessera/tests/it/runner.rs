@@ -1,5 +1,6 @@
 //! Running the binary, and checkpoints to run it on.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -47,9 +48,12 @@ const DRIVER: [&str; 2] = ["LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"];
 
 pub fn run_with_driver(args: &[&str]) -> Output {
     let mut command = tessera(args);
-    command.env_remove("CUDA_VISIBLE_DEVICES");
-    command.envs(DRIVER.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    command.env_remove("CUDA_VISIBLE_DEVICES").envs(driver());
     finish(command)
+}
+
+pub fn driver() -> impl Iterator<Item = (&'static str, OsString)> {
+    DRIVER.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)))
 }
 
 pub fn run_with_stdin(args: &[&str], stdin: &str) -> Output {
