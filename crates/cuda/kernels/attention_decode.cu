@@ -235,7 +235,7 @@ struct Four {
 // `n` partial results of a head, from `partial` on, at most a span; the lane's four columns of them from `column` on.
 template <int kHeadDim>
 __device__ __forceinline__ Four merge_span(const AttentionArgs& args, uint32_t partial, uint32_t n, uint32_t head, uint32_t column) {
-    constexpr uint32_t kAtOnce = 8;
+    constexpr uint32_t kAtOnce = 16;
     const uint32_t heads = args.kv_heads * args.group;
     Four span;
     for (uint32_t base = 0; base < n; base += kAtOnce) {
@@ -305,7 +305,7 @@ __device__ __forceinline__ void merge_partials(const AttentionArgs& args, const 
 
 template <int kHeadDim>
 __device__ __forceinline__ void decode(const AttentionArgs& args) {
-    extern __shared__ uint8_t memory[];
+    extern __shared__ __align__(1024) uint8_t memory[];
     Shared<kHeadDim>& shared = *reinterpret_cast<Shared<kHeadDim>*>(memory);
     const uint32_t warp = threadIdx.x / 32, n_warps = gridDim.x * kWarps;
     uint8_t(*ring)[Tile<kHeadDim>::kBytes] = shared.ring[warp];

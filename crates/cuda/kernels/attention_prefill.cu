@@ -186,9 +186,9 @@ __device__ __forceinline__ void consume(const AttentionArgs& args, const Work& w
     // Outside these, every query sees every key.
     const uint32_t first_whole = first_key(work.last, args.window), end_whole = work.tile.position + 1;
     const auto is_edge = [&](uint32_t tile) { return tile * kTileKeys < first_whole || (tile + 1) * kTileKeys > end_whole; };
-    const auto release = [&](uint64_t& empty) {
+    const auto release = [&](uint64_t* empty) {
         __syncwarp();
-        if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(&empty));
+        if (threadIdx.x % 32 == 0 && empty) barrier_arrive(shared_address(empty));
     };
     Sums<kHeadDim> sums, span;
     Totals<kHeadDim> totals{shared.totals};
@@ -207,7 +207,7 @@ __device__ __forceinline__ void consume(const AttentionArgs& args, const Work& w
         Products::begin();
         Products::scores(scores, queries, shared_address(shared.keys[0]));
         Products::template wait<0>();
-        release(shared.keys_empty[0]);
+        release(&shared.keys_empty[0]);
         keys.next();
         if (is_edge(begin)) hide_scores(scores, begin, rows.first, rows.last);
         weigh(scores, args.scale, sums.rows, old_weights);
@@ -221,16 +221,18 @@ __device__ __forceinline__ void consume(const AttentionArgs& args, const Work& w
         Products::scores(scores, queries, shared_address(shared.keys[keys.stage]));
         Products::outs(sums.outs, weights, shared_address(shared.values[values.stage]));
         Products::template wait<1>();
-        release(shared.keys_empty[keys.stage]);
-        keys.next();
         if (is_edge(tile)) hide_scores(scores, tile, rows.first, rows.last);
         const bool is_new_split = tile % kSplitTiles == 0;
         RowSum new_rows[2];
 #pragma unroll
         for (int h = 0; h < 2; h++) new_rows[h] = is_new_split ? RowSum{} : sums.rows[h];
         weigh(scores, args.scale, new_rows, old_weights);
+        // Never null: it hangs on all weights, lest the compiler put the next wait, which does not, before them.
+        const bool is_weighed = !(new_rows[0].sum < 0.0f || new_rows[1].sum < 0.0f);
+        release(is_weighed ? &shared.keys_empty[keys.stage] : nullptr);
+        keys.next();
         Products::template wait<0>();
-        release(shared.values_empty[values.stage]);
+        release(&shared.values_empty[values.stage]);
         values.next();
         if (is_new_split) {
             sums.close();

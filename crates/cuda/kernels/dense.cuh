@@ -27,8 +27,10 @@ struct DenseArgs {
     uint32_t stages;      // of the ring, of each warp's in the stream body
     uint32_t tile_units;  // of a tile, 64 rows each; not used by the stream body
     uint32_t tile_groups; // of a tile, 8 tokens each; not used by the stream body
+    uint32_t same_rows;   // of two blocks: 1: they have the same rows; 0: the same tokens; not used by the stream body
+    uint32_t unused;
 };
-static_assert(sizeof(DenseArgs) == 64);
+static_assert(sizeof(DenseArgs) == 72);
 
 // Where a thread's part of a warp's strip goes: rows g and g + 8, of each eight tokens the 2 q-th and the next.
 struct StripOut {

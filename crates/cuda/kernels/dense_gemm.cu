@@ -1,55 +1,76 @@
 // Dense matrix products for many tokens: wgmma with both operands in shared memory, tokens as columns.
 //
-// A block is some warpgroups. Its tile is some units of 64 weight rows, one or two for each warpgroup, and some groups of 8
-// tokens; the launch says how many, so that there are tiles for all blocks. Both operands come in stages of 64 columns by bulk
-// copies, and lie in memory as shared memory wants them; small tiles have many stages. Blocks are persistent and take tiles in
-// turn, token tile by token tile, so that what a token tile needs stays in L2 while it is used.
+// A block is some warpgroups that multiply. Its tile is some units of 64 weight rows, one or two for each warpgroup, and some
+// groups of 8 tokens; the launch says how many, so that there are tiles for all blocks. Both operands
+// come in stages of 64 columns by bulk copies, and lie in memory as shared memory wants them; small tiles have many stages.
 //
-// No warp does nothing but copy: that would cost registers, which ptxas grants as at launch, and sums of 256 columns need them.
-// The first warp refills a stage between its products, while those of the next stage run.
+// What bounds these products is the L2 cache, which gives a multiprocessor some 24 bytes in a clock. So blocks are in pairs
+// whose tiles have the same tokens or the same rows: each copies half of what is the same, to both.
+//
+// Who copies: with two warpgroups, a warp of its own. Three leave no registers for one more (4 warps of a quarter of the
+// multiprocessor would have 128 each): there the first warp refills a stage between its products, while the next ones run.
+//
+// Blocks are persistent and take tiles in turn, token tile by token tile, so that what a token tile needs stays in L2 while it
+// is used.
 #include <cstdint>
 
 #include "dense.cuh"
 #include "ptx/async.cuh"
+#include "ptx/cluster.cuh"
 #include "ptx/wgmma_ss.cuh"
 
 namespace {
 
-// `Consumers` warpgroups, `Units` of 64 rows each, `MaxN` tokens at most.
-template <int Consumers_, int Units_, int MaxN_>
+// `Consumers` warpgroups, `Units` of 64 rows each, `MaxN` tokens at most, and `Copiers`: warps that only copy.
+template <int Consumers_, int Units_, int MaxN_, int Copiers_>
 struct Body {
-    static constexpr int Consumers = Consumers_, Units = Units_, MaxN = MaxN_, Threads = Consumers * 128;
+    static constexpr int Consumers = Consumers_, Units = Units_, MaxN = MaxN_, Copiers = Copiers_;
+    static constexpr int Threads = Consumers * 128 + Copiers * 32;
 };
 
-using Mid = Body<3, 2, 128>;
-using Wide = Body<3, 1, 256>;
+using Mid = Body<2, 2, 128, 1>;
+using Wide = Body<3, 1, 256, 0>;
 
 // Products have multiples of so many columns.
 constexpr int kStep = 32;
 constexpr uint32_t kMaxStages = 16, kHeaderBytes = 1024;
+// Records before the end of a sum.
+constexpr uint32_t kAhead = 8;
 constexpr uint32_t kUnitStrips = 4, kUnitBytes = kUnitStrips * kDenseRecordBytes;
+// Blocks of a cluster, and all of them as bits.
+constexpr uint32_t kPair = 2;
+constexpr uint16_t kBoth = 3;
 
+// One of the two has nothing where the other has the last tile.
 struct Tile {
     uint32_t strip, n_strips;  // the first, and how many there are
     uint32_t group, n_groups;
     uint32_t n_tokens;
 };
 
-// The tiles of the product, and those of this block in order.
+// The tiles of the product, two by two, and those of this block in order.
 struct Tiles {
     uint32_t groups, row_tiles, count;
 
     __device__ __forceinline__ explicit Tiles(const DenseArgs& args) {
+        const uint32_t n_strips = args.tile_units * kUnitStrips * (args.same_rows ? 1 : kPair);
+        const uint32_t n_groups = args.tile_groups * (args.same_rows ? kPair : 1);
         groups = (args.n_tokens + 7) / 8;
-        row_tiles = (args.strips + args.tile_units * kUnitStrips - 1) / (args.tile_units * kUnitStrips);
-        count = row_tiles * ((groups + args.tile_groups - 1) / args.tile_groups);
+        row_tiles = (args.strips + n_strips - 1) / n_strips;
+        count = row_tiles * ((groups + n_groups - 1) / n_groups);
     }
 
+    __device__ __forceinline__ static uint32_t first() { return blockIdx.x / kPair; }
+    __device__ __forceinline__ static uint32_t step() { return gridDim.x / kPair; }
+
     __device__ __forceinline__ Tile at(const DenseArgs& args, uint32_t index) const {
-        const uint32_t strip = index % row_tiles * args.tile_units * kUnitStrips;
-        const uint32_t group = index / row_tiles * args.tile_groups, n_groups = min(args.tile_groups, groups - group);
-        return {strip, min(args.tile_units * kUnitStrips, args.strips - strip), group, n_groups,
-                min(n_groups * 8, args.n_tokens - group * 8)};
+        uint32_t rows = index % row_tiles, tokens = index / row_tiles;
+        (args.same_rows ? tokens : rows) *= kPair;
+        (args.same_rows ? tokens : rows) += cluster_rank();
+        const uint32_t strip = rows * args.tile_units * kUnitStrips, group = tokens * args.tile_groups;
+        const uint32_t n_groups = min(args.tile_groups, groups - min(groups, group));
+        return {strip, min(args.tile_units * kUnitStrips, args.strips - min(args.strips, strip)), group, n_groups,
+                min(n_groups * 8, args.n_tokens - min(args.n_tokens, group * 8))};
     }
 };
 
@@ -66,63 +87,75 @@ struct Cursor {
     Tile tile;
     uint32_t index, record;
 
-    __device__ __forceinline__ void begin(const DenseArgs& args, const Tiles& tiles, uint32_t index) {
-        this->index = index;
+    __device__ __forceinline__ void begin(const DenseArgs& args, const Tiles& tiles) {
+        index = Tiles::first();
         record = 0;
-        if (index < tiles.count) tile = tiles.at(args, index);
+        tile = tiles.at(args, index);
     }
+
     __device__ __forceinline__ void next(const DenseArgs& args, const Tiles& tiles) {
-        if (++record == args.k_records) begin(args, tiles, index + gridDim.x);
+        if (++record < args.k_records) return;
+        record = 0;
+        index += Tiles::step();
+        if (index < tiles.count) tile = tiles.at(args, index);
     }
 };
 
-// Before the stages in shared memory. The cursor lies here, and not in registers: those are for the sums.
+// Before the stages in shared memory.
 struct Header {
-    uint64_t full[kMaxStages], empty[kMaxStages];
-    Cursor cursor;
+    uint64_t full[kMaxStages];   // both operands are there
+    uint64_t empty[kMaxStages];  // neither block's warps need the stage any more
+    Cursor cursor;               // of `refill`: registers are for the sums
 };
 static_assert(sizeof(Header) <= kHeaderBytes);
 
 // The ring in shared memory; a stage is the units of a tile and its groups of tokens.
 struct Stages {
     Header& header;
+    uint32_t weights_bytes, bytes;
+
+    __device__ __forceinline__ Stages(const DenseArgs& args, Header& header)
+        : header(header), weights_bytes(args.tile_units * kUnitBytes),
+          bytes(weights_bytes + (args.tile_groups * 8 + kStep - 1) / kStep * kStep * 128) {}
 
     __device__ __forceinline__ uint32_t full(uint32_t i) const { return shared_address(&header.full[i]); }
     __device__ __forceinline__ uint32_t empty(uint32_t i) const { return shared_address(&header.empty[i]); }
-    __device__ __forceinline__ uint32_t weights(const DenseArgs& args, uint32_t i) const {
-        const uint32_t tokens_bytes = (args.tile_groups * 8 + kStep - 1) / kStep * kStep * 128;
-        return shared_address(&header) + kHeaderBytes + i * (args.tile_units * kUnitBytes + tokens_bytes);
+    __device__ __forceinline__ uint32_t weights(uint32_t i) const {
+        return shared_address(&header) + kHeaderBytes + i * bytes;
     }
-    __device__ __forceinline__ uint32_t tokens(const DenseArgs& args, uint32_t i) const {
-        return weights(args, i) + args.tile_units * kUnitBytes;
-    }
+    __device__ __forceinline__ uint32_t tokens(uint32_t i) const { return weights(i) + weights_bytes; }
 };
 
-// Lane s copies strip s.
+// Lane s copies strip s; of two blocks with the same rows, one the even and one the odd ones.
 __device__ __forceinline__ void copy_weights(const DenseArgs& args, const Stages& stages, const Cursor& at, uint32_t stage) {
     const uint32_t lane = threadIdx.x % 32, full = stages.full(stage);
     if (lane == 0) barrier_expect(full, at.tile.n_strips * kDenseRecordBytes + at.tile.n_groups * kGroupBytes);
     __syncwarp();
-    if (lane < at.tile.n_strips) {
-        copy_bulk(stages.weights(args, stage) + lane * kDenseRecordBytes,
-                  args.records + (size_t(at.tile.strip + lane) * args.k_records + at.record) * kDenseRecordBytes,
-                  kDenseRecordBytes, full);
+    if (lane >= at.tile.n_strips) return;
+    const uint32_t target = stages.weights(stage) + lane * kDenseRecordBytes;
+    const uint8_t* source = args.records + (size_t(at.tile.strip + lane) * args.k_records + at.record) * kDenseRecordBytes;
+    if (!args.same_rows) {
+        copy_bulk(target, source, kDenseRecordBytes, full);
+    } else if (lane % kPair == cluster_rank()) {
+        copy_bulk_to(target, source, kDenseRecordBytes, full, kBoth);
     }
 }
 
+// Of two blocks with the same tokens, each copies half of the groups.
 __device__ __forceinline__ void copy_tokens(const DenseArgs& args, const Stages& stages, const Tiles& tiles, const Cursor& at,
                                             uint32_t stage) {
-    if (threadIdx.x % 32 == 0) {
-        copy_bulk(stages.tokens(args, stage),
-                  args.tokens + (size_t(at.record) * tiles.groups + at.tile.group) * kGroupBytes,
-                  at.tile.n_groups * kGroupBytes, stages.full(stage));
-    }
+    const uint32_t half = (at.tile.n_groups + 1) / 2, first = args.same_rows ? 0 : cluster_rank() * half;
+    const uint32_t n_groups = args.same_rows ? at.tile.n_groups : min(half, at.tile.n_groups - first);
+    if (threadIdx.x % 32 > 0 || n_groups == 0) return;
+    const uint32_t target = stages.tokens(stage) + first * kGroupBytes;
+    const uint8_t* source = args.tokens + (size_t(at.record) * tiles.groups + at.tile.group + first) * kGroupBytes;
+    if (args.same_rows) copy_bulk(target, source, n_groups * kGroupBytes, stages.full(stage));
+    else copy_bulk_to(target, source, n_groups * kGroupBytes, stages.full(stage), kBoth);
 }
 
-// One warp fills all stages. Weights do not depend on the kernel before: they come first.
-__device__ __forceinline__ void fill(const DenseArgs& args, const Stages& stages, const Tiles& tiles) {
-    Cursor at;
-    at.begin(args, tiles, blockIdx.x);
+// One warp fills all stages, and `at` is what comes next. Weights do not depend on the kernel before: they come first.
+__device__ __forceinline__ void fill(const DenseArgs& args, const Stages& stages, const Tiles& tiles, Cursor& at) {
+    at.begin(args, tiles);
     Cursor waiting = at;
     uint32_t n_ahead = 0;
     for (; n_ahead < args.stages && at.index < tiles.count; n_ahead++) {
@@ -134,26 +167,45 @@ __device__ __forceinline__ void fill(const DenseArgs& args, const Stages& stages
         copy_tokens(args, stages, tiles, waiting, i);
         waiting.next(args, tiles);
     }
-    if (threadIdx.x == 0) stages.header.cursor = at;
-    __syncwarp();
 }
 
 // The same warp fills a stage again, when nobody needs it any more.
-__device__ __forceinline__ void refill(const DenseArgs& args, const Stages& stages, const Tiles& tiles, const Ring& ring) {
-    Cursor at = stages.header.cursor;
-    if (at.index >= tiles.count) return;
+__device__ __forceinline__ void fill_again(const DenseArgs& args, const Stages& stages, const Tiles& tiles, Cursor& at,
+                                           const Ring& ring) {
     barrier_wait(stages.empty(ring.stage), ring.parity);
     copy_weights(args, stages, at, ring.stage);
     copy_tokens(args, stages, tiles, at, ring.stage);
     at.next(args, tiles);
+    __syncwarp();
+}
+
+// A warp that does nothing else.
+__device__ __forceinline__ void copy_all(const DenseArgs& args, const Stages& stages, const Tiles& tiles) {
+    Cursor at;
+    fill(args, stages, tiles, at);
+    for (Ring ring; at.index < tiles.count; ring.next(args)) fill_again(args, stages, tiles, at, ring);
+}
+
+// The first warp of those that multiply.
+__device__ __forceinline__ void fill_between(const DenseArgs& args, const Stages& stages, const Tiles& tiles) {
+    Cursor at;
+    fill(args, stages, tiles, at);
+    if (threadIdx.x == 0) stages.header.cursor = at;
+    __syncwarp();
+}
+__device__ __forceinline__ void refill(const DenseArgs& args, const Stages& stages, const Tiles& tiles, const Ring& ring) {
+    Cursor at = stages.header.cursor;
+    if (at.index >= tiles.count) return;
+    fill_again(args, stages, tiles, at, ring);
     if (threadIdx.x == 0) stages.header.cursor = at;
     __syncwarp();
 }
 
-// This warp is done with the stage.
+// This warp is done with the stage; both blocks want to know.
+template <class B>
 __device__ __forceinline__ void release(const DenseArgs& args, const Stages& stages, const Tiles& tiles, const Ring& ring) {
-    if (threadIdx.x % 32 == 0) barrier_arrive(stages.empty(ring.stage));
-    if (threadIdx.x < 32) refill(args, stages, tiles, ring);
+    if (threadIdx.x % 32 < kPair) barrier_arrive_at(stages.empty(ring.stage), threadIdx.x % 32);
+    if (B::Copiers == 0 && threadIdx.x < 32) refill(args, stages, tiles, ring);
 }
 
 // D += A B over one record: four steps of k16.
@@ -192,8 +244,26 @@ __device__ __forceinline__ void store(const DenseArgs& args, const Tile& tile, u
     }
 }
 
+// What sums are added to comes from far away: it is asked for while the last products run.
+template <int Units>
+__device__ __forceinline__ void prefetch_out(const DenseArgs& args, const Tiles& tiles, uint32_t index, uint32_t unit,
+                                             uint32_t step) {
+    // Of float32 numbers; the rows of a unit are in so many lines and one more, wherever these begin.
+    constexpr uint32_t kLine = 32, kLines = kUnitStrips * kStripRows / kLine;
+    asm volatile("" : "+r"(index));
+    const Tile tile = tiles.at(args, index);
+    for (uint32_t i = threadIdx.x % 128; i < tile.n_tokens; i += 128) {
+#pragma unroll 1
+        for (uint32_t u = 0; u < Units; u++) {
+            const uint32_t row = (tile.strip + (unit + u * step) * kUnitStrips) * kStripRows;
+            const float* at = args.out + size_t(tile.group * 8 + i) * args.rows + row;
+            for (uint32_t l = 0; l <= kLines; l++) prefetch_l2(at + min(min(l * kLine, kLines * kLine - 1), args.rows - 1 - row));
+        }
+    }
+}
+
 // `Units` units of a tile, the first of them `unit` and `step` the way to the next, in products of `N` columns.
-template <int N, int Units>
+template <class B, int N, int Units>
 __device__ __forceinline__ void consume_units(const DenseArgs& args, const Stages& stages, const Tiles& tiles, uint32_t index,
                                               uint32_t unit, uint32_t step, Ring& ring) {
     float acc[Units][N / 2];
@@ -202,24 +272,26 @@ __device__ __forceinline__ void consume_units(const DenseArgs& args, const Stage
 #pragma unroll
         for (int i = 0; i < N / 2; i++) acc[u][i] = 0.0f;
     }
+    const uint32_t weights = __shfl_sync(~0u, wgmma_descriptor(stages.weights(0) + unit * kUnitBytes), 0);
+    const uint32_t tokens = __shfl_sync(~0u, wgmma_descriptor(stages.tokens(0)), 0);
     Ring before;
 #pragma unroll 1
     for (uint32_t record = 0; record < args.k_records; record++) {
         barrier_wait(stages.full(ring.stage), ring.parity);
-        const uint32_t weights = __shfl_sync(~0u, wgmma_descriptor(stages.weights(args, ring.stage) + unit * kUnitBytes), 0);
-        const uint32_t tokens = __shfl_sync(~0u, wgmma_descriptor(stages.tokens(args, ring.stage)), 0);
+        const uint32_t offset = ring.stage * (stages.bytes / 16);
         wgmma_fence();
 #pragma unroll
-        for (int u = 0; u < Units; u++) multiply<N>(acc[u], weights + u * step * (kUnitBytes / 16), tokens);
+        for (int u = 0; u < Units; u++) multiply<N>(acc[u], weights + offset + u * step * (kUnitBytes / 16), tokens + offset);
         wgmma_commit();
         // All but this record's products are done.
         wgmma_wait<1>();
-        if (record > 0) release(args, stages, tiles, before);
+        if (record > 0) release<B>(args, stages, tiles, before);
+        if (args.adds && record + kAhead == args.k_records) prefetch_out<Units>(args, tiles, index, unit, step);
         before = ring;
         ring.next(args);
     }
     wgmma_wait<0>();
-    release(args, stages, tiles, before);
+    release<B>(args, stages, tiles, before);
     // Found again: kept through the loop, it would cost registers that the sums need.
     asm volatile("" : "+r"(index));
     const Tile tile = tiles.at(args, index);
@@ -237,43 +309,52 @@ __device__ __forceinline__ void consume_tile(const DenseArgs& args, const Stages
     }
     if constexpr (B::Units == 2) {
         if ((unit + step) * kUnitStrips < tile.n_strips) {
-            return consume_units<N, 2>(args, stages, tiles, index, unit, step, ring);
+            return consume_units<B, N, 2>(args, stages, tiles, index, unit, step, ring);
         }
     }
-    consume_units<N, 1>(args, stages, tiles, index, unit, step, ring);
+    consume_units<B, N, 1>(args, stages, tiles, index, unit, step, ring);
 }
 
+// One warpgroup.
 template <class B>
-__device__ __forceinline__ void dense_gemm(const DenseArgs& args) {
-    extern __shared__ __align__(1024) uint8_t memory[];
-    const Stages stages{*reinterpret_cast<Header*>(memory)};
-    const Tiles tiles(args);
-    // With fewer units than warpgroups, some have nothing to do.
-    const uint32_t consumer = __shfl_sync(~0u, threadIdx.x / 128, 0), n_consumers = min(uint32_t(B::Consumers), args.tile_units);
-    if (threadIdx.x == 0) {
-        for (uint32_t i = 0; i < args.stages; i++) {
-            barrier_init(stages.full(i), 1);
-            barrier_init(stages.empty(i), n_consumers * 4);
-        }
-        barrier_init_fence();
-    }
-    __syncthreads();
-    grid_launch_next();
-    if (consumer >= n_consumers) return;
-    if (threadIdx.x < 32) fill(args, stages, tiles);
+__device__ __forceinline__ void consume(const DenseArgs& args, const Stages& stages, const Tiles& tiles, uint32_t consumer,
+                                        uint32_t n_consumers) {
+    if (B::Copiers == 0 && threadIdx.x < 32) fill_between(args, stages, tiles);
     else grid_wait_for_previous();
     Ring ring;
-    for (uint32_t index = blockIdx.x; index < tiles.count; index += gridDim.x) {
+    for (uint32_t index = Tiles::first(); index < tiles.count; index += Tiles::step()) {
         const Tile tile = tiles.at(args, index);
-        if (consumer * kUnitStrips < tile.n_strips) {
+        if (consumer * kUnitStrips < tile.n_strips && tile.n_groups > 0) {
             consume_tile<B>(args, stages, tiles, index, tile, consumer, n_consumers, ring);
             continue;
         }
         for (uint32_t record = 0; record < args.k_records; record++, ring.next(args)) {
             barrier_wait(stages.full(ring.stage), ring.parity);
-            if (threadIdx.x % 32 == 0) barrier_arrive(stages.empty(ring.stage));
+            release<B>(args, stages, tiles, ring);
         }
     }
+}
+
+template <class B>
+__device__ __forceinline__ void dense_gemm(const DenseArgs& args) {
+    extern __shared__ __align__(1024) uint8_t memory[];
+    const Stages stages(args, *reinterpret_cast<Header*>(memory));
+    const Tiles tiles(args);
+    const uint32_t consumer = __shfl_sync(~0u, threadIdx.x / 128, 0), n_consumers = min(uint32_t(B::Consumers), args.tile_units);
+    if (threadIdx.x == 0) {
+        for (uint32_t i = 0; i < args.stages; i++) {
+            barrier_init(stages.full(i), 1);
+            barrier_init(stages.empty(i), kPair * n_consumers * 4);
+        }
+        barrier_init_fence();
+    }
+    cluster_meet();
+    grid_launch_next();
+    // With fewer units than warpgroups, some have nothing to do.
+    if (consumer == B::Consumers) copy_all(args, stages, tiles);
+    else if (consumer < n_consumers) consume<B>(args, stages, tiles, consumer, n_consumers);
+    // The other block may still copy to this one, and arrive at its barriers.
+    cluster_meet();
 }
 
 }  // namespace

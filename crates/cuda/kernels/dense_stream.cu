@@ -156,10 +156,15 @@ struct Reader {
         panel = shared.tokens + row * 128 + (matrix ^ row) * 16;
     }
 
-    // Waits for a chunk of weights and its tokens.
-    __device__ __forceinline__ void wait(uint32_t chunk, const Ring& ring) {
+    // Whether a chunk of weights is there. The answer takes a while: asked for early, it holds up nothing.
+    __device__ __forceinline__ bool has(const Ring& ring) const {
+        return barrier_test(shared.full + ring.stage * 8, ring.parity);
+    }
+
+    // Waits for a chunk of weights, if it was not there yet, and its tokens.
+    __device__ __forceinline__ void wait(uint32_t chunk, const Ring& ring, bool is_there) {
         if (chunk == segment * segments.each) barrier_wait(shared.tokens_full + segment++ * 8, 0);
-        barrier_wait(shared.full + ring.stage * 8, ring.parity);
+        if (!is_there) barrier_wait(shared.full + ring.stage * 8, ring.parity);
     }
 
     // Record `r` of a stage.
@@ -169,10 +174,9 @@ struct Reader {
     }
 
     // All lanes have loaded what they need of the stage.
-    __device__ __forceinline__ void release(Ring& ring) {
+    __device__ __forceinline__ void release(const Ring& ring) const {
         __syncwarp();
         if (threadIdx.x % 32 == 0) barrier_arrive(shared.empty + ring.stage * 8);
-        ring.next(args);
     }
 };
 
@@ -184,19 +188,24 @@ __device__ __forceinline__ void sum_strip(const DenseArgs& args, const Shared& s
     const uint32_t n_whole = args.k_records / kChunk, n_rest = args.k_records % kChunk;
     Reader<Groups> reader(args, shared, segments);
     Operands<Groups> a, b;
-    reader.wait(0, ring);
+    reader.wait(0, ring, false);
     reader.load(ring, 0, a);
 #pragma unroll 1
     for (uint32_t chunk = 0; chunk < n_whole;) {
+        Ring next = ring;
+        next.next(args);
         reader.load(ring, 1, b);
         a.multiply(acc);
         reader.load(ring, 2, a);
         b.multiply(acc);
         reader.load(ring, 3, b);
+        // Of a ring of one stage, the phase before was over long ago, and this one cannot be.
+        const bool is_there = reader.has(next);
         a.multiply(acc);
         reader.release(ring);
+        ring = next;
         if (++chunk < segments.n_chunks) {
-            reader.wait(chunk, ring);
+            reader.wait(chunk, ring, is_there);
             reader.load(ring, 0, a);
         }
         b.multiply(acc);
@@ -209,6 +218,7 @@ __device__ __forceinline__ void sum_strip(const DenseArgs& args, const Shared& s
     }
     a.multiply(acc);
     reader.release(ring);
+    ring.next(args);
 }
 
 template <int Groups>

@@ -106,6 +106,8 @@ impl Dense {
             stages: 0,
             tile_units: 0,
             tile_groups: 0,
+            same_rows: 0,
+            unused: 0,
         };
         Ok(self.kernels.launch(stream, kernel, shape, args)?)
     }

@@ -50,7 +50,7 @@ pub struct StepHeader {
     pub n_tokens: u32,
     pub n_logits: u32,
     pub n_samplings: u32,
-    /// Partial results of one head that a quarter of a warp merges alone: more than one span of keys each, if not 0.
+    /// 1 if a merge has more than one span of keys, else 0.
     pub merges_spans: u32,
     pub full_items: u32,
     pub n_full_items: u32,

@@ -32,6 +32,9 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) 
         : "memory");
 }
 
+// Asks for the line of this address to come to the L2 cache.
+__device__ __forceinline__ void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
 // Whether the phase of this parity is over.
 __device__ __forceinline__ bool barrier_test(uint32_t barrier, uint32_t parity) {
     uint32_t is_over;

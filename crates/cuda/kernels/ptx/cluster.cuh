@@ -1,4 +1,4 @@
-// Blocks of a cluster: their barrier, and each other's shared memory.
+// Blocks of a cluster: their barriers, each other's shared memory, and copies to all of them.
 #pragma once
 #include <cstdint>
 
@@ -13,6 +13,35 @@ __device__ __forceinline__ uint32_t cluster_rank() {
 // All threads of the cluster; what they wrote before, to any block's shared memory, can be seen after.
 __device__ __forceinline__ void cluster_sync() {
     asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
+
+// Waits for all threads of the cluster. Barriers that were initialised before a fence are visible then, nothing else need be.
+__device__ __forceinline__ void cluster_meet() {
+    __syncwarp();
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+}
+
+// Arrives at the barrier that has this address in the block of that rank: of reads that are over, nothing is made visible
+// there. (A release to the cluster would cost a fence of all the GPU's memory.)
+__device__ __forceinline__ void barrier_arrive_at(uint32_t barrier, uint32_t rank) {
+    asm volatile(
+        "{\n"
+        ".reg .b32 there;\n"
+        "mapa.shared::cluster.u32 there, %0, %1;\n"
+        "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
+        "}" ::"r"(barrier),
+        "r"(rank)
+        : "memory");
+}
+
+// As `copy_bulk`, to the same address in each block of `ranks` (a bit for each), whose barriers of the same address are told.
+__device__ __forceinline__ void copy_bulk_to(uint32_t target, const void* source, uint32_t n_bytes, uint32_t barrier,
+                                             uint16_t ranks) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], %4;" ::"r"(
+            target),
+        "l"(source), "r"(n_bytes), "r"(barrier), "h"(ranks)
+        : "memory");
 }
 
 // Where block `rank` has what this block has at `p`.

@@ -18,8 +18,9 @@ pub enum DenseKernel {
     Wide,
 }
 
-/// What a block of a Hopper GPU may have.
+/// What a block of a Hopper GPU may have, and of two on one multiprocessor each.
 const MOST_SMEM_BYTES: usize = 227 << 10;
+const HALF_SMEM_BYTES: usize = 113 << 10;
 /// Of the barriers, before everything else.
 const HEADER_BYTES: usize = 1024;
 const GROUP_BYTES: usize = 1024;
@@ -32,12 +33,16 @@ const MAX_STREAM_STAGES: usize = 20;
 /// Two groups of tokens at most, and so many bytes of them: the rest of the shared memory has room for the rings.
 const MAX_STREAM_TOKENS: usize = 16;
 const MAX_STREAM_TOKEN_BYTES: usize = 128 << 10;
+/// Of a warp's ring: fewer cannot hide the memory's latency.
+const FEWEST_STREAM_STAGES: usize = 3;
 
 /// As in `dense_gemm.cu`: strips and bytes of a unit of 64 rows, columns by which products grow, stages.
 const UNIT_STRIPS: usize = 4;
 const UNIT_BYTES: usize = UNIT_STRIPS * 2 * GROUP_BYTES;
 const STEP: usize = 32;
 const MAX_GEMM_STAGES: usize = 16;
+/// Blocks of a cluster.
+const PAIR: usize = 2;
 
 /// The geometry of a body of `dense_gemm.cu`.
 struct Body {
@@ -48,10 +53,16 @@ struct Body {
     units: usize,
     /// Of a tile.
     max_tokens: usize,
+    /// Warps that only copy.
+    copiers: usize,
+    /// That a stage takes at least: its barriers and copies, one after the other where a warp that multiplies copies as well.
+    stage_clocks: f64,
 }
 
-const MID: Body = Body { name: "dense_gemm_mid", consumers: 3, units: 2, max_tokens: 128 };
-const WIDE: Body = Body { name: "dense_gemm_wide", consumers: 3, units: 1, max_tokens: 256 };
+const MID: Body =
+    Body { name: "dense_gemm_mid", consumers: 2, units: 2, max_tokens: 128, copiers: 1, stage_clocks: 200.0 };
+const WIDE: Body =
+    Body { name: "dense_gemm_wide", consumers: 3, units: 1, max_tokens: 256, copiers: 0, stage_clocks: 800.0 };
 
 impl DenseKernel {
     pub const ALL: [Self; 3] = [Self::Stream, Self::Mid, Self::Wide];
@@ -78,9 +89,11 @@ pub(crate) struct DenseArgs {
     pub rows: u32,
     pub n_tokens: u32,
     pub adds: u32,
-    pub stages: u32, // these three are set by `launch`
+    pub stages: u32, // these four are set by `launch`
     pub tile_units: u32,
     pub tile_groups: u32,
+    pub same_rows: u32,
+    pub unused: u32,
 }
 
 /// All bodies, loaded.
@@ -157,14 +170,20 @@ struct Rings {
 
 impl Rings {
     /// Every block has a strip before any has two, and a warp for each up to the most: the fewer warps, the longer their rings.
+    /// A short product leaves room for the next kernel's blocks, so that their weights are on their way before it ends.
     fn new(shape: DenseShape, n_tokens: usize, n_blocks: usize) -> Self {
         let (strips, k_records) = (shape.strips(), panels(shape.cols));
         let blocks = n_blocks.min(strips);
         let warps = strips.div_ceil(blocks).min(MAX_WARPS);
         let token_bytes = (k_records * n_tokens * 128).next_multiple_of(1024);
-        let all = MAX_STREAM_STAGES.min((MOST_SMEM_BYTES - HEADER_BYTES - token_bytes) / STREAM_STAGE_BYTES);
-        let needed = strips.div_ceil(blocks * warps) * k_records.div_ceil(CHUNK);
-        Self { blocks, warps, stages: needed.min(all / warps), token_bytes }
+        let room = |bytes: usize| {
+            let stages = bytes.saturating_sub(HEADER_BYTES + token_bytes) / STREAM_STAGE_BYTES;
+            stages.min(MAX_STREAM_STAGES) / warps
+        };
+        let strips_each = strips.div_ceil(blocks * warps);
+        let (all, half) = (room(MOST_SMEM_BYTES), room(HALF_SMEM_BYTES));
+        let most = if strips_each == 1 && half >= FEWEST_STREAM_STAGES { half } else { all };
+        Self { blocks, warps, stages: most.min(strips_each * k_records.div_ceil(CHUNK)), token_bytes }
     }
 
     fn launch(&self, args: DenseArgs) -> (Launch, DenseArgs) {
@@ -184,15 +203,19 @@ impl Rings {
 struct Tile {
     units: usize,
     groups: usize,
-    blocks: usize,
+    /// Of the two blocks of a pair; else the same tokens.
+    same_rows: bool,
+    pairs: usize,
     /// What the whole product should take.
     clocks: f64,
 }
 
-/// Clocks of a multiprocessor, and bytes that come in one of them, its own and those of all, from the L2 cache: estimates, of
-/// which only the ratios count.
+/// Bytes that come to a multiprocessor in one of its clocks, and a multiprocessor's share of what the L2 cache gives to all: the
+/// second is measured, the first an estimate.
 const SM_BYTES: f64 = 48.0;
-const L2_BYTES: f64 = 32.0;
+const L2_BYTES: f64 = 24.0;
+/// The most tiles of tokens beyond the fewest that are considered.
+const MORE_TOKEN_TILES: usize = 8;
 /// Before the first and after the last product of a tile, and to store a token's 64 sums.
 const TILE_CLOCKS: f64 = 1500.0;
 const STORE_CLOCKS: f64 = 10.0;
@@ -202,36 +225,59 @@ impl Body {
     fn tile(&self, shape: DenseShape, n_tokens: usize, n_blocks: usize) -> Tile {
         let groups = n_tokens.div_ceil(GROUP_ROWS);
         let fewest = groups.div_ceil(self.max_tokens / GROUP_ROWS);
+        let splits = fewest..=(fewest + MORE_TOKEN_TILES).min(groups);
         let sizes = (1..=self.consumers * self.units)
-            .flat_map(|units| (fewest..=fewest + 4).map(move |n| (units, groups.div_ceil(n.min(groups)))));
-        let tiles = sizes.map(|(units, groups)| Tile::new(shape, n_tokens, n_blocks, units, groups));
+            .flat_map(|units| splits.clone().map(move |n| (units, groups.div_ceil(n))))
+            .flat_map(|(units, groups)| [false, true].map(|same_rows| (units, groups, same_rows)));
+        let tiles = sizes.map(|(units, groups, same_rows)| {
+            let tile = Tile { units, groups, same_rows, pairs: 0, clocks: 0.0 };
+            tile.planned(self, shape, n_tokens, n_blocks)
+        });
         tiles.min_by(|a, b| a.clocks.total_cmp(&b.clocks)).expect("one unit is a size")
     }
 }
 
 impl Tile {
-    fn new(shape: DenseShape, n_tokens: usize, n_blocks: usize, units: usize, groups: usize) -> Self {
-        let n_tiles = shape.strips().div_ceil(units * UNIT_STRIPS) * n_tokens.div_ceil(groups * GROUP_ROWS);
-        let blocks = n_blocks.min(n_tiles);
-        let (records, columns) = (panels(shape.cols) as f64, (units * width(groups)) as f64);
-        let bytes = (units * UNIT_BYTES + groups * GROUP_BYTES) as f64;
-        // A product of 64 rows, 64 columns of the matrix and a token takes two.
-        let tile_clocks = records * f64::max(2.0 * columns, bytes / SM_BYTES) + STORE_CLOCKS * columns + TILE_CLOCKS;
-        let l2_clocks = records * bytes * n_tiles as f64 / (L2_BYTES * n_blocks as f64);
-        Self { units, groups, blocks, clocks: f64::max(n_tiles.div_ceil(n_blocks) as f64 * tile_clocks, l2_clocks) }
+    /// For a product of that shape.
+    fn planned(self, body: &Body, shape: DenseShape, n_tokens: usize, n_blocks: usize) -> Self {
+        let row_tiles = shape.strips().div_ceil(self.units * UNIT_STRIPS);
+        let token_tiles = n_tokens.div_ceil(self.groups * GROUP_ROWS);
+        let n_pairs = match self.same_rows {
+            true => row_tiles * token_tiles.div_ceil(PAIR),
+            false => row_tiles.div_ceil(PAIR) * token_tiles,
+        };
+        let most = (n_blocks / PAIR).max(1);
+        let pairs = most.min(n_pairs);
+        // What a record takes: to multiply, where 64 rows of it and a token take two clocks, or to read.
+        let columns = (self.units * width(self.groups)) as f64;
+        let (weights, tokens) = (self.units * UNIT_BYTES, self.groups * GROUP_BYTES);
+        let both = if self.same_rows { weights + PAIR * tokens } else { PAIR * weights + tokens };
+        let to_sm = (weights + tokens) as f64 / SM_BYTES;
+        let from_l2 = (both * pairs) as f64 / (L2_BYTES * (most * PAIR) as f64);
+        let record = [2.0 * columns, to_sm, from_l2, body.stage_clocks].into_iter().fold(0.0, f64::max);
+        let tile = panels(shape.cols) as f64 * record + STORE_CLOCKS * columns + TILE_CLOCKS;
+        Self { pairs, clocks: n_pairs.div_ceil(most) as f64 * tile, ..self }
     }
 
     /// As many stages as there is room for.
     fn launch(&self, body: &Body, args: DenseArgs) -> (Launch, DenseArgs) {
         let stage_bytes = self.units * UNIT_BYTES + width(self.groups) * 128;
         let stages = MAX_GEMM_STAGES.min((MOST_SMEM_BYTES - HEADER_BYTES) / stage_bytes);
+        let n_threads = 128 * body.consumers + 32 * body.copiers;
         let launch = Launch {
             smem_bytes: (HEADER_BYTES + stages * stage_bytes) as u32,
             start: Start::Early,
-            ..Launch::new(self.blocks as u32, 128 * body.consumers as u32)
+            cluster: [PAIR as u32, 1, 1],
+            ..Launch::new((self.pairs * PAIR) as u32, n_threads as u32)
         };
-        let (stages, tile_units, tile_groups) = (stages as u32, self.units as u32, self.groups as u32);
-        (launch, DenseArgs { stages, tile_units, tile_groups, ..args })
+        let args = DenseArgs {
+            stages: stages as u32,
+            tile_units: self.units as u32,
+            tile_groups: self.groups as u32,
+            same_rows: u32::from(self.same_rows),
+            ..args
+        };
+        (launch, args)
     }
 }
 
@@ -277,10 +323,28 @@ mod tests {
     #[test]
     fn strips_are_spread_over_all_blocks_first() {
         let rings = |shape, n_tokens| Rings::new(shape, n_tokens, 132);
-        assert_eq!(rings(QKV, 1), Rings { blocks: 132, warps: 3, stages: 6, token_bytes: 6 << 10 });
-        assert_eq!(rings(O, 8), Rings { blocks: 132, warps: 2, stages: 10, token_bytes: 64 << 10 });
+        // One strip for each warp: half of the shared memory is the next kernel's, where the rest is enough.
+        assert_eq!(rings(QKV, 1), Rings { blocks: 132, warps: 3, stages: 4, token_bytes: 6 << 10 });
+        assert_eq!(rings(QKV, 8), Rings { blocks: 132, warps: 3, stages: 6, token_bytes: 45 << 10 });
+        assert_eq!(rings(O, 1), Rings { blocks: 132, warps: 2, stages: 6, token_bytes: 8 << 10 });
+        assert_eq!(rings(O, 8), Rings { blocks: 132, warps: 2, stages: 3, token_bytes: 64 << 10 });
         assert_eq!(rings(HEAD, 1), Rings { blocks: 132, warps: 4, stages: 5, token_bytes: 6 << 10 });
         assert_eq!(rings(SMALL, 16), Rings { blocks: 1, warps: 1, stages: 1, token_bytes: 2 << 10 });
+    }
+
+    #[test]
+    fn some_tokens_have_tiles_for_most_blocks() {
+        let tile = |shape, n_tokens| MID.tile(shape, n_tokens, 132);
+        for (shape, n_tokens, pairs) in
+            [(QKV, 17, 40), (QKV, 64, 40), (O, 17, 45), (O, 64, 45), (O, 256, 46), (HEAD, 64, 66)]
+        {
+            assert_eq!(tile(shape, n_tokens).pairs, pairs, "{shape:?}, {n_tokens} tokens");
+        }
+        // Where there are few rows, tokens are shared out.
+        assert!(tile(O, 64).same_rows && tile(O, 64).groups == 4);
+        assert!(!tile(QKV, 64).same_rows && tile(QKV, 64).groups == 8);
+        // A pair is the least there is.
+        assert_eq!(MID.tile(O, 64, 1).pairs, 1);
     }
 
     #[test]
@@ -308,12 +372,13 @@ mod tests {
             (gemm, "kMaxStages", MAX_GEMM_STAGES),
             (gemm, "kHeaderBytes", HEADER_BYTES),
             (gemm, "kUnitStrips", UNIT_STRIPS),
+            (gemm, "kPair", PAIR),
         ] {
             let (_, rest) = source.split_once(&format!(" {name} = ")).expect(name);
             assert_eq!(rest.split([',', ';']).next().unwrap().parse(), Ok(expect), "{name}");
         }
         for (name, body) in [("Mid", MID), ("Wide", WIDE)] {
-            let numbers = format!("{}, {}, {}", body.consumers, body.units, body.max_tokens);
+            let numbers = format!("{}, {}, {}, {}", body.consumers, body.units, body.max_tokens, body.copiers);
             assert!(gemm.contains(&format!("using {name} = Body<{numbers}>;")), "{name}");
         }
     }

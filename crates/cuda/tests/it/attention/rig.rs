@@ -12,8 +12,9 @@ use crate::random::Random;
 const UNTOUCHED: bf16 = bf16::from_bits(0x5A5A);
 /// Of the Frobenius norm. Derived: rounding weights and results to BF16 costs 1e-3 and 1.7e-3 of it.
 const MAX_ERROR: f64 = 4e-3;
-/// Of an element, times the sum of weight times magnitude. Derived: two roundings to 8 bits, and a little for float32.
-const MAX_ELEMENT_ERROR: f64 = 2.2 / 512.0;
+/// Of an element, times the sum of weight times magnitude. Derived: two roundings to 8 bits, of 1 / 256 at most each, and a
+/// little for float32.
+const MAX_ELEMENT_ERROR: f64 = 2.2 / 256.0;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {

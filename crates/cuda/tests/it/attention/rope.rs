@@ -13,8 +13,8 @@ use crate::random::Random;
 const N_BLOCKS: usize = 40;
 /// What pools and q have before.
 const UNTOUCHED: bf16 = bf16::from_bits(0x5A5A);
-/// Of a pair's length. Derived: half a unit in the last place of BF16, and a little for float32.
-const MAX_ERROR: f64 = 1.02 / 512.0;
+/// Of a pair's length. Derived: half a unit in the last of BF16's 8 bits, and a little for float32.
+const MAX_ERROR: f64 = 1.02 / 256.0;
 
 #[test]
 fn angles_are_those_of_the_table() {

@@ -10,8 +10,8 @@ use crate::gpu::gpu;
 use crate::random::Random;
 
 /// Beyond the L2 cache, so that no layer finds its keys there.
-const ROTATED_BYTES: usize = 256 << 20;
-const MAX_LAYERS: usize = 64;
+const ROTATED_BYTES: usize = 512 << 20;
+const MAX_LAYERS: usize = 256;
 const REPLAYS: usize = 9;
 
 struct Probe {

@@ -26,7 +26,7 @@ struct Bench {
 fn speed() {
     let Some(device) = gpu() else { return };
     let (stream, dense) = (device.stream().unwrap(), Dense::load(&device).unwrap());
-    println!("{}", device.properties().name);
+    println!("{}: tokens, chosen kernel, TB/s of weights | us of the others", device.properties().name);
     let bench = Bench { device, stream, dense };
     const SOME: [usize; 11] = [1, 2, 4, 8, 16, 17, 32, 48, 64, 128, 256];
     for (name, rows, cols, what, most) in [
@@ -40,17 +40,20 @@ fn speed() {
         let x = bench.x(most, cols);
         let mut out = bench.device.alloc(most * rows).unwrap();
         for n_tokens in SOME.into_iter().chain([512, 1024, 2048, 8192]).filter(|&n| n <= most) {
-            for kernel in DenseKernel::ALL.into_iter().filter(|kernel| n_tokens <= kernel.max_tokens(shape)) {
-                let us = bench.us(&weights, &x, n_tokens, kernel, &mut out, what);
-                let (tera_bytes, tera_flop) =
-                    (shape.bytes() as f64 / us / 1e6, 2.0 * (rows * cols * n_tokens) as f64 / us / 1e6);
-                let chosen = if bench.dense.kernel(shape, n_tokens) == kernel { "*" } else { " " };
-                println!(
-                    "{name:<8} {n_tokens:>5} tokens {:<7}{chosen} {us:>9.2} us {tera_bytes:>6.2} TB/s of weights \
-                     {tera_flop:>7.1} TFLOP/s",
-                    format!("{kernel:?}")
-                );
-            }
+            let mut us = |kernel| bench.us(&weights, &x, n_tokens, kernel, &mut out, what);
+            let chosen = bench.dense.kernel(shape, n_tokens);
+            let chosen_us = us(chosen);
+            let others: String = DenseKernel::ALL
+                .into_iter()
+                .filter(|&kernel| kernel != chosen && n_tokens <= kernel.max_tokens(shape))
+                .map(|kernel| format!(" {kernel:?} {:.1}", us(kernel)))
+                .collect();
+            println!(
+                "{name:<7} {n_tokens:>4} {:<6} {chosen_us:>7.2} us {:>4.2} TB/s {:>5.1} TFLOP/s |{others}",
+                format!("{chosen:?}"),
+                shape.bytes() as f64 / chosen_us / 1e6,
+                2.0 * (rows * cols * n_tokens) as f64 / chosen_us / 1e6,
+            );
         }
     }
 }
