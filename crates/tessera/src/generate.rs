@@ -93,9 +93,8 @@ pub struct PromptArgs {
     raw: bool,
 }
 
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(mut args: Args) -> anyhow::Result<()> {
     let started = Instant::now();
-    let mut args = args;
     if args.load_dummy.is_some() {
         if args.tokens.is_none() {
             crate::usage_error("generate", "--load-dummy has no tokenizer: give the prompt with --tokens FILE.json");

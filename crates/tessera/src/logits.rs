@@ -45,18 +45,17 @@ pub struct Args {
     /// How exactly to compute [default: f32; on the GPU, bf16]
     #[arg(long, value_enum)]
     precision: Option<Precision>,
-    #[command(flatten)]
-    device: DeviceArgs,
     /// Threads that compute [default: all cores]
     #[arg(short, long, env = "TESSERA_THREADS", value_parser = crate::args::threads)]
     threads: Option<usize>,
     /// File to write; it appears when it is complete
     #[arg(long, value_name = "FILE.npy")]
     out: PathBuf,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
-pub fn run(args: Args) -> anyhow::Result<()> {
-    let mut args = args;
+pub fn run(mut args: Args) -> anyhow::Result<()> {
     if args.load_dummy.is_some() {
         args.device.for_dummy("logits");
     }

@@ -89,8 +89,6 @@ pub struct Args {
     /// How exactly to compute
     #[arg(long, value_enum, default_value_t = Precision::Bf16)]
     precision: Precision,
-    #[command(flatten)]
-    device: DeviceArgs,
     /// Threads that compute [default: all cores]
     #[arg(short, long, env = "TESSERA_THREADS", value_parser = crate::args::threads)]
     threads: Option<usize>,
@@ -100,6 +98,8 @@ pub struct Args {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {

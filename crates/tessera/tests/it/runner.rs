@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -19,10 +19,25 @@ pub struct Output {
     pub stderr: String,
 }
 
+/// Where the program is, if not where cargo put it, and where tests may write: on machines to which the tests were carried.
+const MOVED: [&str; 2] = ["TESSERA_TEST_PROGRAM", "TESSERA_TEST_SCRATCH"];
+
+fn moved(variable: &str, from: &str) -> PathBuf {
+    std::env::var_os(variable).map_or_else(|| from.into(), PathBuf::from)
+}
+
+fn program() -> PathBuf {
+    moved(MOVED[0], env!("CARGO_BIN_EXE_tessera"))
+}
+
+pub fn scratch_folder() -> PathBuf {
+    moved(MOVED[1], env!("CARGO_TARGET_TMPDIR"))
+}
+
 /// The binary in a clean environment: nothing of the caller's hub, model or proxy settings, and no GPU.
 pub fn tessera(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tessera"));
-    command.args(args).env_clear().env("HOME", env!("CARGO_TARGET_TMPDIR")).env("TESSERA_THREADS", "1");
+    let mut command = Command::new(program());
+    command.args(args).env_clear().env("HOME", scratch_folder()).env("TESSERA_THREADS", "1");
     command.env("CUDA_VISIBLE_DEVICES", "-1").stdin(Stdio::null());
     if let Some(path) = std::env::var_os("PATH") {
         command.env("PATH", path);
@@ -125,7 +140,7 @@ pub struct Model {
 impl Model {
     /// Random weights, a tokenizer of bytes; as likely as not to stop at any moment.
     pub fn tiny() -> Self {
-        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let folder = tempfile::tempdir_in(scratch_folder()).unwrap();
         let path = folder.path().join("model").to_str().unwrap().to_owned();
         let model = Self { folder, path };
         run(&["synth", "--like", "tiny", model.arg()]).ok();
