@@ -1,14 +1,15 @@
 // Dense matrix products for many tokens: wgmma with both operands in shared memory, tokens as columns.
 //
 // A block is some warpgroups that multiply. Its tile is some units of 64 weight rows, one or two for each warpgroup, and some
-// groups of 8 tokens; the launch says how many, so that there are tiles for all blocks. Both operands
-// come in stages of 64 columns by bulk copies, and lie in memory as shared memory wants them; small tiles have many stages.
+// groups of 8 tokens; the launch says how many, so that there are tiles for all blocks. Both operands come in stages of 64
+// columns by bulk copies, and lie in memory as shared memory wants them; small tiles have many stages.
 //
 // What bounds these products is the L2 cache, which gives a multiprocessor some 24 bytes in a clock. So blocks are in pairs
 // whose tiles have the same tokens or the same rows: each copies half of what is the same, to both.
 //
-// Who copies: with two warpgroups, a warp of its own. Three leave no registers for one more (4 warps of a quarter of the
-// multiprocessor would have 128 each): there the first warp refills a stage between its products, while the next ones run.
+// Who copies: with two warpgroups, two warps of their own in turn, as a copy takes a warp some 50 clocks. Three leave no
+// registers for one more (4 warps of a quarter of the multiprocessor would have 128 each): there the first warp of each copies
+// between its products what its warpgroup has of a stage, while the next ones run.
 //
 // Blocks are persistent and take tiles in turn, token tile by token tile, so that what a token tile needs stays in L2 while it
 // is used.
@@ -28,13 +29,13 @@ struct Body {
     static constexpr int Threads = Consumers * 128 + Copiers * 32;
 };
 
-using Mid = Body<2, 2, 128, 1>;
+using Mid = Body<2, 2, 128, 2>;
 using Wide = Body<3, 1, 256, 0>;
 
 // Products have multiples of so many columns.
 constexpr int kStep = 32;
 constexpr uint32_t kMaxStages = 16, kHeaderBytes = 1024;
-// Records before the end of a sum.
+// So many records before the end of a sum, what it is added to is asked for: some microseconds.
 constexpr uint32_t kAhead = 8;
 constexpr uint32_t kUnitStrips = 4, kUnitBytes = kUnitStrips * kDenseRecordBytes;
 // Blocks of a cluster, and all of them as bits.
@@ -77,8 +78,10 @@ struct Tiles {
 // Place in the ring of stages, and the parity of its phase.
 struct Ring {
     uint32_t stage = 0, parity = 0;
-    __device__ __forceinline__ void next(const DenseArgs& args) {
-        if (++stage == args.stages) { stage = 0; parity ^= 1; }
+    // There are no less stages than that.
+    __device__ __forceinline__ void next(const DenseArgs& args, uint32_t n = 1) {
+        stage += n;
+        if (stage >= args.stages) { stage -= args.stages; parity ^= 1; }
     }
 };
 
@@ -93,10 +96,10 @@ struct Cursor {
         tile = tiles.at(args, index);
     }
 
-    __device__ __forceinline__ void next(const DenseArgs& args, const Tiles& tiles) {
-        if (++record < args.k_records) return;
-        record = 0;
-        index += Tiles::step();
+    __device__ __forceinline__ void next(const DenseArgs& args, const Tiles& tiles, uint32_t n = 1) {
+        record += n;
+        if (record < args.k_records) return;
+        for (; record >= args.k_records; record -= args.k_records) index += Tiles::step();
         if (index < tiles.count) tile = tiles.at(args, index);
     }
 };
@@ -105,7 +108,7 @@ struct Cursor {
 struct Header {
     uint64_t full[kMaxStages];   // both operands are there
     uint64_t empty[kMaxStages];  // neither block's warps need the stage any more
-    Cursor cursor;               // of `refill`: registers are for the sums
+    Cursor cursors[3];           // of `refill`, of each warpgroup: registers are for the sums
 };
 static_assert(sizeof(Header) <= kHeaderBytes);
 
@@ -126,24 +129,43 @@ struct Stages {
     __device__ __forceinline__ uint32_t tokens(uint32_t i) const { return weights(i) + weights_bytes; }
 };
 
-// Lane s copies strip s; of two blocks with the same rows, one the even and one the odd ones.
-__device__ __forceinline__ void copy_weights(const DenseArgs& args, const Stages& stages, const Cursor& at, uint32_t stage) {
+// What a warp copies: of the stages from `stage` on every `step`-th, and of those all, or a warpgroup's unit; the first has the
+// tokens as well.
+template <class B>
+struct Share {
+    uint32_t index;  // of the warp, among those that copy
+
+    static constexpr bool Whole = B::Copiers > 0;
+    static constexpr uint32_t Step = Whole ? B::Copiers : 1;
+    __device__ __forceinline__ uint32_t stage() const { return Whole ? index : 0; }
+    __device__ __forceinline__ bool is_first() const { return Whole || index == 0; }
+};
+
+// A lane copies a strip; of two blocks with the same rows, one the even and one the odd ones.
+template <class B>
+__device__ __forceinline__ void copy_weights(const DenseArgs& args, const Stages& stages, const Cursor& at, uint32_t stage,
+                                             Share<B> share) {
     const uint32_t lane = threadIdx.x % 32, full = stages.full(stage);
-    if (lane == 0) barrier_expect(full, at.tile.n_strips * kDenseRecordBytes + at.tile.n_groups * kGroupBytes);
+    if (lane == 0 && share.is_first()) {
+        barrier_expect(full, at.tile.n_strips * kDenseRecordBytes + at.tile.n_groups * kGroupBytes);
+    }
     __syncwarp();
-    if (lane >= at.tile.n_strips) return;
-    const uint32_t target = stages.weights(stage) + lane * kDenseRecordBytes;
-    const uint8_t* source = args.records + (size_t(at.tile.strip + lane) * args.k_records + at.record) * kDenseRecordBytes;
+    const uint32_t strip = Share<B>::Whole ? lane : share.index * kUnitStrips + lane;
+    if (strip >= at.tile.n_strips || (!Share<B>::Whole && lane >= kUnitStrips)) return;
+    const uint32_t target = stages.weights(stage) + strip * kDenseRecordBytes;
+    const uint8_t* source = args.records + (size_t(at.tile.strip + strip) * args.k_records + at.record) * kDenseRecordBytes;
     if (!args.same_rows) {
         copy_bulk(target, source, kDenseRecordBytes, full);
-    } else if (lane % kPair == cluster_rank()) {
+    } else if (strip % kPair == cluster_rank()) {
         copy_bulk_to(target, source, kDenseRecordBytes, full, kBoth);
     }
 }
 
 // Of two blocks with the same tokens, each copies half of the groups.
+template <class B>
 __device__ __forceinline__ void copy_tokens(const DenseArgs& args, const Stages& stages, const Tiles& tiles, const Cursor& at,
-                                            uint32_t stage) {
+                                            uint32_t stage, Share<B> share) {
+    if (!share.is_first()) return;
     const uint32_t half = (at.tile.n_groups + 1) / 2, first = args.same_rows ? 0 : cluster_rank() * half;
     const uint32_t n_groups = args.same_rows ? at.tile.n_groups : min(half, at.tile.n_groups - first);
     if (threadIdx.x % 32 > 0 || n_groups == 0) return;
@@ -153,51 +175,63 @@ __device__ __forceinline__ void copy_tokens(const DenseArgs& args, const Stages&
     else copy_bulk_to(target, source, n_groups * kGroupBytes, stages.full(stage), kBoth);
 }
 
-// One warp fills all stages, and `at` is what comes next. Weights do not depend on the kernel before: they come first.
-__device__ __forceinline__ void fill(const DenseArgs& args, const Stages& stages, const Tiles& tiles, Cursor& at) {
+// A warp fills its stages for the first time, and `at` is what comes next. Weights do not depend on the kernel before: they
+// come first.
+template <class B>
+__device__ __forceinline__ void fill(const DenseArgs& args, const Stages& stages, const Tiles& tiles, Cursor& at,
+                                     Share<B> share) {
     at.begin(args, tiles);
+    at.next(args, tiles, share.stage());
     Cursor waiting = at;
-    uint32_t n_ahead = 0;
-    for (; n_ahead < args.stages && at.index < tiles.count; n_ahead++) {
-        copy_weights(args, stages, at, n_ahead);
-        at.next(args, tiles);
+    for (uint32_t i = share.stage(); i < args.stages && at.index < tiles.count; i += share.Step) {
+        copy_weights(args, stages, at, i, share);
+        at.next(args, tiles, share.Step);
     }
     grid_wait_for_previous();
-    for (uint32_t i = 0; i < n_ahead; i++) {
-        copy_tokens(args, stages, tiles, waiting, i);
-        waiting.next(args, tiles);
+    for (uint32_t i = share.stage(); i < args.stages && waiting.index < tiles.count; i += share.Step) {
+        copy_tokens(args, stages, tiles, waiting, i, share);
+        waiting.next(args, tiles, share.Step);
     }
 }
 
 // The same warp fills a stage again, when nobody needs it any more.
+template <class B>
 __device__ __forceinline__ void fill_again(const DenseArgs& args, const Stages& stages, const Tiles& tiles, Cursor& at,
-                                           const Ring& ring) {
+                                           const Ring& ring, Share<B> share) {
     barrier_wait(stages.empty(ring.stage), ring.parity);
-    copy_weights(args, stages, at, ring.stage);
-    copy_tokens(args, stages, tiles, at, ring.stage);
-    at.next(args, tiles);
+    copy_weights(args, stages, at, ring.stage, share);
+    copy_tokens(args, stages, tiles, at, ring.stage, share);
+    at.next(args, tiles, share.Step);
     __syncwarp();
 }
 
-// A warp that does nothing else.
-__device__ __forceinline__ void copy_all(const DenseArgs& args, const Stages& stages, const Tiles& tiles) {
+// One of the warps that do nothing else. The number of stages is a multiple of theirs: a stage is always the same warp's, which
+// so never is a phase of it ahead.
+template <class B>
+__device__ __forceinline__ void copy_in_turn(const DenseArgs& args, const Stages& stages, const Tiles& tiles, Share<B> share) {
     Cursor at;
-    fill(args, stages, tiles, at);
-    for (Ring ring; at.index < tiles.count; ring.next(args)) fill_again(args, stages, tiles, at, ring);
+    fill(args, stages, tiles, at, share);
+    Ring ring;
+    for (ring.stage = share.stage(); at.index < tiles.count; ring.next(args, share.Step)) {
+        fill_again(args, stages, tiles, at, ring, share);
+    }
 }
 
-// The first warp of those that multiply.
+// The first warp of a warpgroup, for what this needs.
+template <class B>
 __device__ __forceinline__ void fill_between(const DenseArgs& args, const Stages& stages, const Tiles& tiles) {
+    static_assert(B::Units == 1 && B::Consumers == sizeof(Header::cursors) / sizeof(Cursor));
     Cursor at;
-    fill(args, stages, tiles, at);
-    if (threadIdx.x == 0) stages.header.cursor = at;
+    fill(args, stages, tiles, at, Share<B>{threadIdx.x / 128});
+    if (threadIdx.x % 32 == 0) stages.header.cursors[threadIdx.x / 128] = at;
     __syncwarp();
 }
+template <class B>
 __device__ __forceinline__ void refill(const DenseArgs& args, const Stages& stages, const Tiles& tiles, const Ring& ring) {
-    Cursor at = stages.header.cursor;
+    Cursor at = stages.header.cursors[threadIdx.x / 128];
     if (at.index >= tiles.count) return;
-    fill_again(args, stages, tiles, at, ring);
-    if (threadIdx.x == 0) stages.header.cursor = at;
+    fill_again(args, stages, tiles, at, ring, Share<B>{threadIdx.x / 128});
+    if (threadIdx.x % 32 == 0) stages.header.cursors[threadIdx.x / 128] = at;
     __syncwarp();
 }
 
@@ -205,7 +239,9 @@ __device__ __forceinline__ void refill(const DenseArgs& args, const Stages& stag
 template <class B>
 __device__ __forceinline__ void release(const DenseArgs& args, const Stages& stages, const Tiles& tiles, const Ring& ring) {
     if (threadIdx.x % 32 < kPair) barrier_arrive_at(stages.empty(ring.stage), threadIdx.x % 32);
-    if (B::Copiers == 0 && threadIdx.x < 32) refill(args, stages, tiles, ring);
+    if constexpr (B::Copiers == 0) {
+        if (threadIdx.x % 128 < 32) refill<B>(args, stages, tiles, ring);
+    }
 }
 
 // D += A B over one record: four steps of k16.
@@ -257,7 +293,8 @@ __device__ __forceinline__ void prefetch_out(const DenseArgs& args, const Tiles&
         for (uint32_t u = 0; u < Units; u++) {
             const uint32_t row = (tile.strip + (unit + u * step) * kUnitStrips) * kStripRows;
             const float* at = args.out + size_t(tile.group * 8 + i) * args.rows + row;
-            for (uint32_t l = 0; l <= kLines; l++) prefetch_l2(at + min(min(l * kLine, kLines * kLine - 1), args.rows - 1 - row));
+            const uint32_t last = min(kLines * kLine, args.rows - row) - 1;
+            for (uint32_t l = 0; l <= kLines; l++) prefetch_l2(at + min(l * kLine, last));
         }
     }
 }
@@ -319,8 +356,10 @@ __device__ __forceinline__ void consume_tile(const DenseArgs& args, const Stages
 template <class B>
 __device__ __forceinline__ void consume(const DenseArgs& args, const Stages& stages, const Tiles& tiles, uint32_t consumer,
                                         uint32_t n_consumers) {
-    if (B::Copiers == 0 && threadIdx.x < 32) fill_between(args, stages, tiles);
-    else grid_wait_for_previous();
+    if constexpr (B::Copiers == 0) {
+        if (threadIdx.x % 128 < 32) fill_between<B>(args, stages, tiles);
+    }
+    grid_wait_for_previous();
     Ring ring;
     for (uint32_t index = Tiles::first(); index < tiles.count; index += Tiles::step()) {
         const Tile tile = tiles.at(args, index);
@@ -340,18 +379,17 @@ __device__ __forceinline__ void dense_gemm(const DenseArgs& args) {
     extern __shared__ __align__(1024) uint8_t memory[];
     const Stages stages(args, *reinterpret_cast<Header*>(memory));
     const Tiles tiles(args);
-    const uint32_t consumer = __shfl_sync(~0u, threadIdx.x / 128, 0), n_consumers = min(uint32_t(B::Consumers), args.tile_units);
-    if (threadIdx.x == 0) {
-        for (uint32_t i = 0; i < args.stages; i++) {
-            barrier_init(stages.full(i), 1);
-            barrier_init(stages.empty(i), kPair * n_consumers * 4);
-        }
+    const uint32_t n_consumers = min(uint32_t(B::Consumers), args.tile_units);
+    const uint32_t consumer = __shfl_sync(~0u, threadIdx.x / 128, 0);
+    if (threadIdx.x < args.stages) {
+        barrier_init(stages.full(threadIdx.x), 1);
+        barrier_init(stages.empty(threadIdx.x), kPair * n_consumers * 4);
         barrier_init_fence();
     }
     cluster_meet();
     grid_launch_next();
     // With fewer units than warpgroups, some have nothing to do.
-    if (consumer == B::Consumers) copy_all(args, stages, tiles);
+    if (consumer == B::Consumers) copy_in_turn<B>(args, stages, tiles, {__shfl_sync(~0u, threadIdx.x / 32 % 4, 0)});
     else if (consumer < n_consumers) consume<B>(args, stages, tiles, consumer, n_consumers);
     // The other block may still copy to this one, and arrive at its barriers.
     cluster_meet();

@@ -1,7 +1,8 @@
 // Dense matrix products for few tokens: weights stream through once, as fast as memory gives them.
 //
 // A block is some warps that own strips of 16 weight rows, each over the whole of k, and have a ring of stages each, so that no
-// warp waits for another; and a warp that copies, one lane for each ring. All share the tokens, which stay in shared memory.
+// warp waits for another; and some that copy: of the first, one lane for each ring, and all of them the tokens, which stay in
+// shared memory for everybody. A warp's lanes copy one after the other, some 50 clocks each: hence more than one.
 // Weights do not depend on the kernel before: rings full of them are on their way before the wait for it.
 //
 // A strip is one chain of mma.sync, each of which waits for the one before: nothing else may stand in that chain.
@@ -13,8 +14,8 @@
 
 namespace {
 
-// That own strips.
-constexpr uint32_t kMaxWarps = 4, kThreads = (kMaxWarps + 1) * 32;
+// That own strips, and that copy.
+constexpr uint32_t kMaxWarps = 4, kCopiers = 4, kThreads = (kMaxWarps + kCopiers) * 32;
 // Records of a stage.
 constexpr uint32_t kChunk = 4, kStageBytes = kChunk * kDenseRecordBytes;
 // Of all rings together.
@@ -70,7 +71,7 @@ struct Ring {
 struct Strips {
     uint32_t first, step;
     __device__ __forceinline__ explicit Strips(uint32_t warp)
-        : first(warp * gridDim.x + blockIdx.x), step(gridDim.x * (blockDim.x / 32 - 1)) {}
+        : first(warp * gridDim.x + blockIdx.x), step(gridDim.x * (blockDim.x / 32 - kCopiers)) {}
 };
 
 // One lane fills a warp's ring, chunk by chunk.
@@ -130,10 +131,11 @@ struct Operands {
     }
 };
 
-// Copies all tokens, each panel's rows that exist; every thread some panels.
-__device__ __forceinline__ void copy_tokens(const DenseArgs& args, const Shared& shared, const Segments& segments) {
+// Copies tokens, each panel's rows that exist; every warp that copies some panels of each segment.
+__device__ __forceinline__ void copy_tokens(const DenseArgs& args, const Shared& shared, const Segments& segments,
+                                            uint32_t copier) {
     const uint32_t n_bytes = args.n_tokens * 128, panel_bytes = (args.n_tokens + 7) / 8 * kGroupBytes;
-    for (uint32_t p = threadIdx.x; p < args.k_records; p += blockDim.x) {
+    for (uint32_t p = threadIdx.x % 32 * kCopiers + copier; p < args.k_records; p += 32 * kCopiers) {
         copy_bulk(shared.tokens + p * n_bytes, args.tokens + size_t(p) * panel_bytes, n_bytes,
                   shared.tokens_full + p / kChunk / segments.each * 8);
     }
@@ -240,45 +242,48 @@ __device__ __forceinline__ void consume_strip(const DenseArgs& args, const Share
     }
 }
 
-// By one thread.
-__device__ __forceinline__ void begin_barriers(const DenseArgs& args, const Shared& shared, const Segments& segments,
-                                               uint32_t n_warps) {
-    for (uint32_t i = 0; i < kSegments; i++) barrier_init(shared.tokens_full + i * 8, 1);
-    for (uint32_t i = 0; i < n_warps * args.stages; i++) {
-        barrier_init(shared.full + i * 8, 1);
-        barrier_init(shared.empty + i * 8, 1);
+// By one warp; `full` and `empty` are the first barriers of all rings.
+__device__ __forceinline__ void begin_barriers(const DenseArgs& args, uint32_t tokens_full, uint32_t full, uint32_t empty,
+                                               const Segments& segments, uint32_t n_warps) {
+    const uint32_t lane = threadIdx.x % 32;
+    static_assert(kMaxStages <= 32 && kSegments <= 32);
+    if (lane < kSegments) barrier_init(tokens_full + lane * 8, 1);
+    if (lane < n_warps * args.stages) {
+        barrier_init(full + lane * 8, 1);
+        barrier_init(empty + lane * 8, 1);
     }
     barrier_init_fence();
-    for (uint32_t i = 0, begin = 0; i < kSegments; i++) {
-        const uint32_t end = segments.end(args, i);
-        barrier_expect(shared.tokens_full + i * 8, (end - begin) * args.n_tokens * 128);
-        begin = end;
+    if (lane < kSegments) {
+        const uint32_t begin = lane == 0 ? 0 : segments.end(args, lane - 1);
+        barrier_expect(tokens_full + lane * 8, (segments.end(args, lane) - begin) * args.n_tokens * 128);
     }
+    __syncwarp();
 }
 
 template <int Groups>
 __device__ __forceinline__ void dense_stream(const DenseArgs& args) {
-    const uint32_t lane = threadIdx.x % 32, warp = __shfl_sync(~0u, threadIdx.x / 32, 0), n_warps = blockDim.x / 32 - 1;
-    const bool copies = warp == n_warps;
+    const uint32_t lane = threadIdx.x % 32, warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
+    const uint32_t n_warps = blockDim.x / 32 - kCopiers;
+    const bool copies = warp >= n_warps, fills = warp == n_warps && lane < n_warps;
     // Of the warp whose ring this thread reads or fills.
     const uint32_t owner = copies ? min(lane, n_warps - 1) : warp;
     const Shared shared(args, owner);
     const Segments segments(args);
     const Strips strips(owner);
     Producer producer(strips);
-    if (copies) {
-        if (lane == 0) begin_barriers(args, shared, segments, n_warps);
-        __syncwarp();
-        if (lane < n_warps) producer.begin(args, shared);
+    if (warp == n_warps) {
+        const Shared first(args, 0);
+        begin_barriers(args, first.tokens_full, first.full, first.empty, segments, n_warps);
+        if (fills) producer.begin(args, shared);
     }
     __syncthreads();
     grid_launch_next();
     grid_wait_for_previous();
     // The first warp of a block has the most strips. Where it has none, nobody would wait for the tokens.
     if (blockIdx.x >= args.strips) return;
-    copy_tokens(args, shared, segments);
     if (copies) {
-        if (lane < n_warps) producer.finish(args, shared);
+        copy_tokens(args, shared, segments, warp - n_warps);
+        if (fills) producer.finish(args, shared);
         return;
     }
     Ring ring;

@@ -27,6 +27,7 @@ const GROUP_BYTES: usize = 1024;
 
 /// As in `dense_stream.cu`.
 const MAX_WARPS: usize = 4;
+const COPIERS: usize = 4;
 const CHUNK: usize = 4;
 const STREAM_STAGE_BYTES: usize = CHUNK * 2 * GROUP_BYTES;
 const MAX_STREAM_STAGES: usize = 20;
@@ -53,14 +54,14 @@ struct Body {
     units: usize,
     /// Of a tile.
     max_tokens: usize,
-    /// Warps that only copy.
+    /// Warps that only copy, each every so many stages.
     copiers: usize,
     /// That a stage takes at least: its barriers and copies, one after the other where a warp that multiplies copies as well.
     stage_clocks: f64,
 }
 
 const MID: Body =
-    Body { name: "dense_gemm_mid", consumers: 2, units: 2, max_tokens: 128, copiers: 1, stage_clocks: 200.0 };
+    Body { name: "dense_gemm_mid", consumers: 2, units: 2, max_tokens: 128, copiers: 2, stage_clocks: 200.0 };
 const WIDE: Body =
     Body { name: "dense_gemm_wide", consumers: 3, units: 1, max_tokens: 256, copiers: 0, stage_clocks: 800.0 };
 
@@ -191,8 +192,7 @@ impl Rings {
         let launch = Launch {
             smem_bytes: smem_bytes as u32,
             start: Start::Early,
-            // One more warp copies.
-            ..Launch::new(self.blocks as u32, 32 * (self.warps + 1) as u32)
+            ..Launch::new(self.blocks as u32, 32 * (self.warps + COPIERS) as u32)
         };
         (launch, DenseArgs { stages: self.stages as u32, ..args })
     }
@@ -210,8 +210,8 @@ struct Tile {
     clocks: f64,
 }
 
-/// Bytes that come to a multiprocessor in one of its clocks, and a multiprocessor's share of what the L2 cache gives to all: the
-/// second is measured, the first an estimate.
+/// Bytes that come to a multiprocessor in one of its clocks, and a multiprocessor's share of what the L2 cache gives to all:
+/// the second is measured, the first an estimate.
 const SM_BYTES: f64 = 48.0;
 const L2_BYTES: f64 = 24.0;
 /// The most tiles of tokens beyond the fewest that are considered.
@@ -259,10 +259,11 @@ impl Tile {
         Self { pairs, clocks: n_pairs.div_ceil(most) as f64 * tile, ..self }
     }
 
-    /// As many stages as there is room for.
+    /// As many stages as there is room for, and as many for each warp that copies.
     fn launch(&self, body: &Body, args: DenseArgs) -> (Launch, DenseArgs) {
         let stage_bytes = self.units * UNIT_BYTES + width(self.groups) * 128;
         let stages = MAX_GEMM_STAGES.min((MOST_SMEM_BYTES - HEADER_BYTES) / stage_bytes);
+        let stages = stages - stages % body.copiers.max(1);
         let n_threads = 128 * body.consumers + 32 * body.copiers;
         let launch = Launch {
             smem_bytes: (HEADER_BYTES + stages * stage_bytes) as u32,
@@ -308,12 +309,13 @@ mod tests {
             if n_tokens <= DenseKernel::Stream.max_tokens(shape) {
                 let (launch, args) = Rings::new(shape, n_tokens, 132).launch(DenseArgs::zeroed());
                 assert!(launch.smem_bytes as usize <= MOST_SMEM_BYTES && args.stages >= 1, "{what}");
-                assert!(args.stages * (launch.block[0] / 32 - 1) <= MAX_STREAM_STAGES as u32, "{what}");
+                assert!(args.stages * (launch.block[0] / 32 - COPIERS as u32) <= MAX_STREAM_STAGES as u32, "{what}");
             }
             for body in [&MID, &WIDE] {
                 let (launch, args) = body.tile(shape, n_tokens, 132).launch(body, DenseArgs::zeroed());
                 // A stage is free when the next one's products are on their way.
                 assert!(launch.smem_bytes as usize <= MOST_SMEM_BYTES && args.stages >= 2, "{what}");
+                assert_eq!(args.stages as usize % body.copiers.max(1), 0, "{what}");
                 assert!(args.tile_units as usize <= body.consumers * body.units, "{what}");
                 assert!((1..=body.max_tokens / 8).contains(&(args.tile_groups as usize)), "{what}");
             }
@@ -365,6 +367,7 @@ mod tests {
         let gemm = include_str!("../../kernels/dense_gemm.cu");
         for (source, name, expect) in [
             (stream, "kMaxWarps", MAX_WARPS),
+            (stream, "kCopiers", COPIERS),
             (stream, "kChunk", CHUNK),
             (stream, "kMaxStages", MAX_STREAM_STAGES),
             (stream, "kHeaderBytes", HEADER_BYTES),

@@ -1,10 +1,13 @@
 //! Faults put into the fast path, each to be found at its layer and stage; and sound models, in which nothing is found.
 
-use half::bf16;
-use tessera_cpu::Isa;
-use tessera_model::checkpoint::Checkpoint;
-use tessera_model::{Batch, Executor, LayerType, Limits, StepError, Token, Trace};
+use std::path::PathBuf;
 
+use half::bf16;
+use tessera_cpu::{CpuExecutor, Isa};
+use tessera_model::checkpoint::Checkpoint;
+use tessera_model::{Batch, Executor, LayerType, StepError, Token, Trace};
+
+use super::lockstep::{Record, Traced, traced};
 use super::moe::SyntheticMoe;
 use super::*;
 use crate::random::normal;
@@ -14,39 +17,40 @@ pub fn owned<'a, T: Copy>(values: &[T]) -> &'a mut [T] {
     values.to_vec().leak()
 }
 
-fn fixture(case: &str) -> Checkpoint {
-    let folder = format!("{}/../../fixtures/parity/{case}", env!("CARGO_MANIFEST_DIR"));
-    Checkpoint::open(folder.as_ref()).expect(case)
+/// Of `fixtures/parity`; `fixtures` is elsewhere when the tests have left the repository.
+pub fn fixture(case: &str) -> Checkpoint {
+    let here = || format!("{}/../../fixtures", env!("CARGO_MANIFEST_DIR")).into();
+    let folder: PathBuf = std::env::var_os("TESSERA_FIXTURES").map_or_else(here, PathBuf::from);
+    Checkpoint::open(&folder.join("parity").join(case)).expect(case)
 }
 
 fn options(isa: Isa) -> CpuOptions {
     CpuOptions { threads: 2, isa }
 }
 
-/// Oracle and fast path over the usual probe, each with its own configuration and weights.
-fn compare(oracle: (&Config, Weights), fast: (&Config, Weights), isa: Isa) -> anyhow::Result<Record> {
-    let Probe { steps, limits } = Probe::new(oracle.0, oracle.0.sliding_window + 24, 3, probe::ROW_LOGITS);
-    let mut fast = CpuExecutor::new(fast.0, fast.1, limits, options(isa));
-    compare_executors(oracle, &mut fast, &steps, limits)
+/// The usual one, past the window.
+pub fn probe(config: &Config) -> Probe {
+    Probe::new(config, config.sliding_window + 24, 3, probe::ROW_LOGITS)
 }
 
-fn compare_executors(
-    oracle: (&Config, Weights),
-    fast: &mut dyn Executor,
-    steps: &[lockstep::Step],
-    limits: Limits,
+/// Oracle and fast path over the usual probe, each with its own configuration and weights.
+fn compare(oracle: (&Config, Weights), fast: (&Config, Weights), isa: Isa) -> anyhow::Result<Record> {
+    let probe = probe(oracle.0);
+    let mut fast = CpuExecutor::new(fast.0, fast.1, probe.limits, options(isa));
+    compare_executors(oracle, Device::Cpu, &mut traced(&mut fast), &probe)
+}
+
+/// What `fast` is found to be by the standard of `device`.
+pub fn compare_executors(
+    (config, weights): (&Config, Weights),
+    device: Device,
+    fast: &mut Traced,
+    probe: &Probe,
 ) -> anyhow::Result<Record> {
-    let lockstep = Lockstep {
-        steps,
-        steer: &|_, site, _, values| probe::round_operands(Device::Cpu, site, values),
-        judges: &|_| true,
-        standard: &|stage| measure::standard(Device::Cpu, stage),
-        first_layer: 0,
-        progress: &|_| (),
-    };
+    let (filter, options) = (Filter::default(), options(Isa::detect()));
+    let whole = Whole { config, probe, filter, options, progress: &|_| () };
     let mut record = Record::default();
-    let mut oracle = OracleExecutor::new(oracle.0, oracle.1, limits, 2);
-    lockstep.run(&mut oracle, &mut traced(fast), &mut record)?;
+    whole.compare(&weights, device, fast, &mut record)?;
     Ok(record)
 }
 
@@ -298,12 +302,13 @@ impl Executor for Tampered<'_> {
 fn decode_kernels_are_judged_too() {
     let checkpoint = fixture("window");
     let (config, weights) = (checkpoint.config(), checkpoint.weights());
-    let Probe { steps, limits } = Probe::new(config, 40, 2, probe::ROW_LOGITS);
+    let probe = Probe::new(config, 40, 2, probe::ROW_LOGITS);
     for stage in [Stage::Qkv, Stage::Attend, Stage::GateUp, Stage::Swiglu, Stage::Down] {
         let site = Site { layer: Some(3), stage };
-        let inner = CpuExecutor::new(config, weights.clone(), limits, options(Isa::detect()));
+        let inner = CpuExecutor::new(config, weights.clone(), probe.limits, options(Isa::detect()));
         let mut fast = Tampered { inner, site, tokens: 1 };
-        let record = compare_executors((config, weights.clone()), &mut fast, &steps, limits).expect("comparable");
+        let record = compare_executors((config, weights.clone()), Device::Cpu, &mut traced(&mut fast), &probe);
+        let record = record.expect("comparable");
         let failure = record.first_failure.expect("found");
         assert_eq!((failure.site, failure.place.step.as_str()), (site, "decode 1"), "{failure}");
     }

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use indicatif::ProgressBar;
-use tessera_cpu::{CpuExecutor, CpuOptions, OracleExecutor};
+use tessera_cpu::CpuOptions;
 use tessera_model::{Config, Site, Stage, Weights};
 
 use crate::args::{Device, MoeKernelArg, at_least_one};
@@ -12,10 +12,11 @@ use crate::opened;
 use crate::progress;
 
 use cuda::Gpu;
-use lockstep::{Filter, Lockstep, Record, traced};
+use lockstep::Filter;
 use moe::{Fast, Layers};
 use probe::Probe;
 use report::{FastPath, Report, Section};
+use whole::Whole;
 
 mod cuda;
 #[cfg(test)]
@@ -29,6 +30,9 @@ mod moe_faults;
 mod on_the_gpu;
 mod probe;
 mod report;
+mod whole;
+#[cfg(test)]
+mod whole_faults;
 
 /// Check a checkpoint's files, then compare every layer and stage of the fast path with the float32 oracle
 ///
@@ -40,7 +44,8 @@ mod report;
   tessera verify demo                            the built-in model, in seconds
   tessera verify DIR --layer 3 --stage gate_up   one stage of one layer
   tessera verify DIR --moe-only                  every expert of every layer, without attention
-  tessera verify DIR --moe-only --device cuda    the same on the GPU
+  tessera verify DIR --device cuda               the whole model on the GPU
+  tessera verify DIR --moe-only --device cuda    every expert on the GPU
   tessera verify DIR --moe-only --device cuda --moe-kernel prefill
                                                  with one of its kernels
   tessera verify DIR --json | jq .first_failure")]
@@ -57,10 +62,10 @@ pub struct Args {
     /// with random ones, which tells a broken checkpoint from a broken program
     #[arg(long)]
     moe_only: bool,
-    /// What to judge: the CPU's fast path, or with --moe-only the experts on an NVIDIA GPU
+    /// What to judge: the CPU's fast path, or the one on an NVIDIA GPU
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
     device: Device,
-    /// Which of the GPU's matrix products to judge; with --device cuda [default: auto]
+    /// Which of the GPU's matrix products to judge; with --moe-only --device cuda [default: auto]
     #[arg(long, value_enum)]
     moe_kernel: Option<MoeKernelArg>,
     /// Tokens of the probe prompt [default: past the sliding window, if that takes minutes at most]
@@ -93,17 +98,20 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     options.threads = args.threads.unwrap_or(options.threads);
     let filter = Filter { layer: args.layer, stage: args.stage };
     let kernel = args.moe_kernel.unwrap_or(MoeKernelArg::Auto);
-    let open = |device| Gpu::new(device, config, moe::probe(config).limits.max_step_tokens, kernel.into());
-    let mut gpu = device.map(open).transpose()?;
-    let sections = match (&mut gpu, args.moe_only) {
+    let (mut experts, model) = match args.moe_only {
+        true => (device.map(|device| experts_on(device, config, kernel)).transpose()?, None),
+        false => (None, device),
+    };
+    let sections = match (&mut experts, args.moe_only) {
         (Some(gpu), _) => moe_sections(config, &weights, filter, options, Fast::Cuda(gpu))?,
         (None, true) => moe_sections(config, &weights, filter, options, Fast::Cpu)?,
-        (None, false) => vec![whole_model(config, weights, filter, options, &args)?],
+        (None, false) => vec![whole_model(config, weights, filter, options, &args, model.as_ref())?],
     };
     checkpoint.still_unchanged()?;
-    let fast = match &gpu {
-        Some(gpu) => FastPath::Cuda { name: gpu.name(), kernel, launched: gpu.launched() },
-        None => FastPath::Cpu(options),
+    let fast = match (&experts, &model) {
+        (Some(gpu), _) => FastPath::CudaExperts { name: gpu.name(), kernel, launched: gpu.launched() },
+        (None, Some(gpu)) => FastPath::CudaModel { name: &gpu.properties().name },
+        (None, None) => FastPath::Cpu(options),
     };
     let report = Report { model: &args.model, checkpoint: &checkpoint, fast, filter, sections };
     let text = if args.json { format!("{:#}\n", report.json()) } else { report.to_string() };
@@ -117,16 +125,22 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 fn check_flags(args: &Args) {
     let wrong = |message: &str| crate::usage_error("verify", message);
     match (args.device, args.moe_only, args.moe_kernel, args.stage) {
-        (Device::Cpu, _, Some(_), _) => wrong("--moe-kernel is about the GPU: it needs --device cuda --moe-only"),
-        (Device::Cuda, false, ..) => {
-            wrong("--device cuda needs --moe-only: the experts run on the GPU, the whole model runs on the CPU alone")
+        (Device::Cpu, _, Some(_), _) | (Device::Cuda, false, Some(_), _) => {
+            wrong("--moe-kernel is about the GPU's experts by themselves: it needs --device cuda --moe-only")
+        }
+        (Device::Cuda, false, _, Some(stage)) if !whole::cuda_judges(stage) => {
+            wrong(&format!("--stage {stage} is not judged with --device cuda: it is part of swiglu's kernel"))
         }
         (Device::Cuda, true, _, Some(stage)) if !cuda::judges(stage) => wrong(&format!(
-            "--stage {stage} is not judged with --device cuda: route, swiglu (gate_up is part of its kernel), down and \
-             combine are"
+            "--stage {stage} is not judged with --moe-only --device cuda: route, swiglu (gate_up is part of its kernel), \
+             down and combine are"
         )),
         _ => (),
     }
+}
+
+fn experts_on(device: tessera_cuda::Device, config: &Config, kernel: MoeKernelArg) -> anyhow::Result<Gpu> {
+    Gpu::new(device, config, moe::probe(config).limits.max_step_tokens, kernel.into())
 }
 
 /// Whether the model has the layer and the positions that are asked for.
@@ -151,6 +165,7 @@ fn whole_model(
     filter: Filter,
     options: CpuOptions,
     args: &Args,
+    gpu: Option<&tessera_cuda::Device>,
 ) -> anyhow::Result<Section> {
     let mut config = config.clone();
     if let Some(layer) = filter.layer {
@@ -162,28 +177,18 @@ fn whole_model(
     let room = config.max_position_embeddings.saturating_sub(decode + 1);
     let prompt = args.tokens.unwrap_or_else(|| probe::prompt_tokens(&config)).min(room);
     let row_logits = if filter.layer.is_some() { 0 } else { probe::ROW_LOGITS };
-    let Probe { steps, limits } = Probe::new(&config, prompt, decode, row_logits);
-    let bar = bar(steps.len() * config.num_hidden_layers);
-    let lockstep = Lockstep {
-        steps: &steps,
-        steer: &|_, site, _, values| probe::round_operands(Device::Cpu, site, values),
-        judges: &|site| filter.judges(site),
-        standard: &|stage| measure::standard(Device::Cpu, stage),
-        first_layer: 0,
-        progress: &|site| advance(&bar, site),
-    };
-    let mut record = Record::default();
-    let mut oracle = OracleExecutor::new(&config, weights.clone(), limits, options.threads);
-    let mut fast = CpuExecutor::new(&config, weights, limits, options);
-    lockstep.run(&mut oracle, &mut traced(&mut fast), &mut record)?;
-    bar.finish_and_clear();
-    let probe = format!(
+    let probe = Probe::new(&config, prompt, decode, row_logits);
+    let bar = bar(probe.steps.len() * config.num_hidden_layers);
+    let whole = Whole { config: &config, probe: &probe, filter, options, progress: &|site| advance(&bar, site) };
+    let words = format!(
         "a prompt of {prompt} tokens in chunks, {decode} decoded one by one, one beside another sequence's prompt;\n\
          the sliding window of {} {}",
         config.sliding_window,
         if prompt > config.sliding_window { "is passed" } else { "is NOT passed: --tokens sets the prompt's length" },
     );
-    Ok(Section { name: "model", probe, layers: config.num_hidden_layers, record })
+    let section = whole.section(&weights, gpu, words)?;
+    bar.finish_and_clear();
+    Ok(section)
 }
 
 /// Each layer's mixture of experts by itself.

@@ -9,7 +9,7 @@ use tessera_model::{
 
 use super::cuda::{self, Gpu};
 use super::lockstep::{Filter, Lockstep, Record, Step, Traced, traced};
-use super::measure::standard;
+use super::measure::of_experts;
 use super::probe::{Probe, round_operands};
 use super::report::Section;
 use crate::args::Device;
@@ -62,8 +62,14 @@ impl Layers<'_> {
             steps.len() - 1
         );
         Ok(vec![
-            Section { name: "checkpoint's weights", probe: probe.clone(), layers: layers.len(), record: real },
-            Section { name: "random weights", probe, layers: 1, record: synthetic },
+            Section {
+                name: "checkpoint's weights",
+                probe: probe.clone(),
+                layers: layers.len(),
+                record: real,
+                bits: None,
+            },
+            Section { name: "random weights", probe, layers: 1, record: synthetic, bits: None },
         ])
     }
 
@@ -111,7 +117,7 @@ impl Layers<'_> {
             steps: &self.probe.steps,
             steer: &|step, site, width, values| steer(&config, device, step, site, width, values),
             judges: &|site| judges(device, site) && filter.judges(site),
-            standard: &|stage| standard(device, stage),
+            standard: &|stage| of_experts(device, stage),
             first_layer: layer,
             progress: self.progress,
         };

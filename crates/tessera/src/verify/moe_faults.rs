@@ -1,10 +1,12 @@
 //! Faults of experts, and a GPU that is played by the CPU: what the GPU's standard lets pass, and what it finds.
 
 use half::bf16;
+use tessera_cpu::OracleExecutor;
 use tessera_model::checkpoint::Checkpoint;
 use tessera_model::{Batch, Executor, LayerWeights, Trace};
 
 use super::faults::{WideAttention, owned};
+use super::lockstep::Record;
 use super::moe::SyntheticMoe;
 use super::*;
 

@@ -8,8 +8,12 @@ use half::bf16;
 use tessera_cuda::{MoeChoice, MoeKernel};
 use tessera_model::{Batch, LayerWeights, Trace};
 
+use super::faults::{compare_executors, fixture, probe};
+use super::lockstep::Record;
 use super::measure::Kind;
 use super::moe_faults::{Demo, FAULTS, poked};
+use super::whole::{cuda_executor, with_gate_up};
+use super::whole_faults::{self, check_fault};
 use super::*;
 
 /// The GPU; none where there is none. With `REQUIRE_GPU=1` in the environment that is a failure.
@@ -46,6 +50,58 @@ fn record(gpu: &mut Gpu, demo: &Demo, layer: usize, alter: fn(&mut LayerWeights)
 
 fn open(device: tessera_cuda::Device, demo: &Demo, kernel: MoeKernelArg) -> Gpu {
     Gpu::new(device, demo.checkpoint.config(), demo.probe.limits.max_step_tokens, kernel.into()).unwrap()
+}
+
+/// A model with its own configuration and weights on the GPU, against the oracle.
+fn compare(
+    device: &tessera_cuda::Device,
+    oracle: (&Config, Weights),
+    (config, weights): (&Config, &Weights),
+    probe: &Probe,
+) -> anyhow::Result<Record> {
+    let mut fast = cuda_executor(device, config, weights, probe.limits)?;
+    compare_executors(oracle, Device::Cuda, &mut with_gate_up(&mut fast), probe)
+}
+
+#[test]
+fn sound_models_pass() {
+    let Some(device) = gpu() else { return };
+    for case in ["narrow_k", "window", "one_kv_head", "experts_128", "real_heads", "odd_layers", "extreme_scales"] {
+        let checkpoint = fixture(case);
+        let (config, weights) = (checkpoint.config(), checkpoint.weights());
+        let record = compare(&device, (config, weights.clone()), (config, &weights), &probe(config)).unwrap();
+        for (site, m) in &record.sites {
+            println!("{case} {site}: {:.1e} of {:.1e}", m.max_relative, m.tolerance);
+        }
+        assert_eq!(record.sites.len(), 3 + 11 * config.num_hidden_layers);
+        assert!(record.first_failure.is_none(), "{case}: {}", record.first_failure.expect("one"));
+    }
+}
+
+#[test]
+fn faults_of_whole_models_are_found_where_they_are() {
+    let Some(device) = gpu() else { return };
+    for fault in &whole_faults::FAULTS {
+        let sound = fixture(fault.case);
+        check_fault(fault, |config, weights, probe| {
+            compare(&device, (sound.config(), sound.weights()), (config, weights), probe)
+        });
+    }
+}
+
+/// As `verify demo --device cuda` does it.
+#[test]
+fn stages_that_are_fused_have_the_same_bits() {
+    let Some(device) = gpu() else { return };
+    let demo = Demo::open();
+    let (config, weights) = (demo.checkpoint.config(), demo.checkpoint.weights());
+    let options = CpuOptions { threads: 2, ..CpuOptions::default() };
+    let (probe, filter) = (probe(config), Filter::default());
+    let whole = Whole { config, probe: &probe, filter, options, progress: &|_| () };
+    let section = whole.section(&weights, Some(&device), String::new()).unwrap();
+    assert!(section.record.first_failure.is_none(), "{}", section.record.first_failure.expect("one"));
+    let bits = section.bits.expect("logits are compared");
+    assert_eq!((bits.values > 0, bits.differs), (true, None));
 }
 
 /// The names of the kernels of a projection that the steps should have launched.

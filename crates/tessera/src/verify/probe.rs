@@ -20,6 +20,9 @@ const MIN_PROMPT: usize = 12;
 /// Sequences that share the pools.
 const SEQUENCES: usize = 2;
 
+/// Stages whose values meet weights.
+pub const CUDA_OPERANDS: [Stage; 5] = [Stage::AttnNorm, Stage::Attend, Stage::MlpNorm, Stage::Swiglu, Stage::FinalNorm];
+
 pub struct Probe {
     pub steps: Vec<Step>,
     pub limits: Limits,
@@ -82,11 +85,12 @@ fn token(config: &Config, sequence: usize, position: usize) -> Token {
 
 /// Rounds, on both sides, what the fast path keeps in fewer bits than float32, so that this rounding, which is its nature
 /// and is judged by its distance in logits, does not hide errors of its arithmetic: cached keys and values are bf16, and
-/// what meets MXFP4 weights is 16-bit fixed point in blocks on the CPU, bf16 on the GPU.
+/// what meets MXFP4 weights is 16-bit fixed point in blocks on the CPU. On the GPU, what meets any weights is bf16.
 pub fn round_operands(device: Device, site: Site, values: &mut [f32]) {
-    match (site.stage, device) {
-        (Stage::RopeStore, _) | (Stage::MlpNorm | Stage::Swiglu, Device::Cuda) => round_to_bf16(values),
-        (Stage::MlpNorm | Stage::Swiglu, Device::Cpu) => round_to_fixed_point(values),
+    match (device, site.stage) {
+        (_, Stage::RopeStore) => round_to_bf16(values),
+        (Device::Cpu, Stage::MlpNorm | Stage::Swiglu) => round_to_fixed_point(values),
+        (Device::Cuda, stage) if CUDA_OPERANDS.contains(&stage) => round_to_bf16(values),
         _ => (),
     }
 }

@@ -25,8 +25,12 @@ pub struct Report<'a> {
 /// What was held against the oracle.
 pub enum FastPath<'a> {
     Cpu(CpuOptions),
-    Cuda {
+    /// The whole model.
+    CudaModel {
         /// The GPU's.
+        name: &'a str,
+    },
+    CudaExperts {
         name: &'a str,
         kernel: MoeKernelArg,
         launched: &'a Launched,
@@ -40,17 +44,30 @@ pub struct Section {
     pub probe: String,
     pub layers: usize,
     pub record: Record,
+    /// What became of the stages' fusion, where there is any.
+    pub bits: Option<Bits>,
+}
+
+/// Whether steps have the same bits when their stages are fused.
+pub struct Bits {
+    /// Logits that were compared.
+    pub values: usize,
+    /// The first that differs.
+    pub differs: Option<String>,
 }
 
 impl Report<'_> {
     /// The first failure as an error, or one for having compared nothing.
     pub fn verdict(&self) -> anyhow::Result<()> {
-        for Section { name, record, .. } in &self.sections {
+        for Section { name, record, bits, .. } in &self.sections {
             if let Some(failure) = &record.first_failure {
                 match self.sections.len() {
                     1 => anyhow::bail!("{failure}"),
                     _ => anyhow::bail!("{name}: {failure}"),
                 }
+            }
+            if let Some(differs) = bits.as_ref().and_then(|bits| bits.differs.as_ref()) {
+                anyhow::bail!("fused stages have other bits: {differs}");
             }
         }
         if self.sections.iter().all(|s| s.record.sites.is_empty()) {
@@ -83,7 +100,8 @@ impl FastPath<'_> {
     fn json(&self) -> Value {
         match self {
             Self::Cpu(options) => json!({"device": "cpu", "isa": options.isa.name(), "threads": options.threads}),
-            Self::Cuda { name, kernel, launched } => json!({
+            Self::CudaModel { name } => json!({"device": "cuda", "name": name}),
+            Self::CudaExperts { name, kernel, launched } => json!({
                 "device": "cuda",
                 "name": name,
                 "moe_kernel": kernel_name(*kernel),
@@ -99,7 +117,14 @@ impl fmt::Display for FastPath<'_> {
             Self::Cpu(options) => {
                 writeln!(f, "fast path: {} with {} threads, against float32", options.isa.name(), options.threads)
             }
-            Self::Cuda { name, kernel, launched } => {
+            Self::CudaModel { name } => {
+                writeln!(f, "fast path: {name}, against float32 on the CPU")?;
+                f.write_str(
+                    "not judged: gate_up, which is part of swiglu's kernel\n\
+                     norms, rope_store, attend, swiglu and attention's weights are bf16, which is no error\n",
+                )
+            }
+            Self::CudaExperts { name, kernel, launched } => {
                 writeln!(f, "fast path: {name}, --moe-kernel {}, against float32 on the CPU", kernel_name(*kernel))?;
                 writeln!(f, "launched: gate_up by {}; down by {}", list(&launched.gate_up), list(&launched.down))?;
                 f.write_str(
@@ -142,6 +167,7 @@ impl Section {
         json!({
             "name": self.name,
             "probe": self.probe,
+            "fused": self.bits.as_ref().map(|bits| json!({"logits": bits.values, "differs": bits.differs})),
             "experts_visited": self.record.experts.len(),
             "experts": self.layers * experts,
             "stages": stages,
@@ -172,7 +198,13 @@ impl Section {
                 if m.fails() { "FAILED " } else { "" },
             )?;
         }
-        Ok(())
+        match &self.bits {
+            None => Ok(()),
+            Some(Bits { values, differs: None }) => {
+                writeln!(f, "\n  with stages fused, and from graphs, {values} logits have the same bits")
+            }
+            Some(Bits { differs: Some(differs), .. }) => writeln!(f, "\n  with stages fused FAILED: {differs}"),
+        }
     }
 }
 
@@ -244,7 +276,7 @@ mod tests {
     fn a_gpu_and_the_kernels_that_ran_are_named() {
         let mut launched = Launched::default();
         launched.gate_up.extend(["moe_gate_up_stream", "moe_gate_up_mid"]);
-        let fast = FastPath::Cuda { name: "NVIDIA H100", kernel: MoeKernelArg::Auto, launched: &launched };
+        let fast = FastPath::CudaExperts { name: "NVIDIA H100", kernel: MoeKernelArg::Auto, launched: &launched };
         let text = fast.to_string();
         assert!(text.starts_with("fast path: NVIDIA H100, --moe-kernel auto, "), "{text}");
         assert!(text.contains("\nlaunched: gate_up by moe_gate_up_mid, moe_gate_up_stream; down by none\n"), "{text}");

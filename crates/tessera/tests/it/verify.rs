@@ -79,7 +79,7 @@ fn moe_only_visits_every_expert() {
 
 #[test]
 fn a_gpu_that_is_not_there_is_said_before_the_model_is_looked_for() {
-    let mut command = tessera(&["verify", "no/such-model", "--device", "cuda", "--moe-only"]);
+    let mut command = tessera(&["verify", "no/such-model", "--device", "cuda"]);
     // With a driver there is no device then, and without one there is no driver.
     command.env("CUDA_VISIBLE_DEVICES", "-1");
     finish(command).fails_with(&["NVIDIA"]);
@@ -89,9 +89,9 @@ fn a_gpu_that_is_not_there_is_said_before_the_model_is_looked_for() {
 fn flags_of_the_gpu_that_mean_nothing_are_wrong_usage() {
     let cuda = &["verify", "no/such-model", "--device", "cuda"][..];
     for (args, part) in [
-        (cuda, "--device cuda needs --moe-only"),
-        (&["verify", "no/such-model", "--moe-only", "--moe-kernel", "mid"], "--moe-kernel is about the GPU"),
-        (&[cuda, &["--moe-kernel", "mid"]].concat(), "--device cuda needs --moe-only"),
+        (&[cuda, &["--stage", "gate_up"]].concat()[..], "--stage gate_up is not judged with --device cuda"),
+        (&["verify", "no/such-model", "--moe-only", "--moe-kernel", "mid"], "--moe-kernel is about the GPU's experts"),
+        (&[cuda, &["--moe-kernel", "mid"]].concat(), "it needs --device cuda --moe-only"),
         (&[cuda, &["--moe-only", "--stage", "gate_up"]].concat(), "--stage gate_up is not judged"),
         (&[cuda, &["--moe-only", "--moe-kernel", "none"]].concat(), "possible values: auto, stream, mid, prefill"),
     ] {

@@ -10,9 +10,9 @@ use crate::random::Random;
 const BEHIND: usize = 64;
 /// What lies there: a number that no test expects.
 const UNTOUCHED: f32 = 1.234e33;
-/// Of float32 sums, relative to the norm of their terms: each step of 16 columns cuts off less than a last bit of the sum, which is
-/// about that norm; and some bits are lost in the products of a step, the bias and what is added to. 1.8e-6 of 2.2e-5 was
-/// measured for 2,880 columns, 1.02e-5 of 6.2e-5 for 8,192.
+/// Of float32 sums, relative to the norm of their terms: each step of 16 columns cuts off less than a last bit of the sum, which
+/// is about that norm; and some bits are lost in the products of a step, the bias and what is added to. 1.8e-6 of 2.2e-5
+/// was measured for 2,880 columns, 1.02e-5 of 6.2e-5 for 8,192.
 fn max_sum_error(cols: usize) -> f64 {
     (cols.div_ceil(16) + 8) as f64 * f64::from(f32::EPSILON)
 }
