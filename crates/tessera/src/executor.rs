@@ -153,6 +153,11 @@ impl Backend {
         Ok(place)
     }
 
+    /// Whether the GPU is open and has room, as [`Backend::place`] asks.
+    pub fn has_room(&self, config: &Config, steps: StepTokens, limits: impl Fn(usize) -> Limits) -> bool {
+        self.gpu.as_ref().is_ok_and(|device| self.gpu_limits(device, config, steps.gpu, &limits).is_ok())
+    }
+
     fn gpu_limits(
         &self,
         device: &Device,

@@ -9,7 +9,7 @@ use tessera_model::Config;
 use tessera_model::synth::Like;
 
 use crate::args::{ModelName, published_model};
-use crate::executor::{DeviceArgs, Notes, Precision, StepTokens, Wish};
+use crate::executor::{Backend, DeviceArgs, Notes, Precision, StepTokens, Wish};
 use crate::opened::Model;
 
 use sequences::Plan;
@@ -62,7 +62,7 @@ pub struct Args {
     /// Numbers of tokens to decode; 0 for none
     #[arg(short = 'n', long, value_delimiter = ',', default_value = "32")]
     n_gen: Vec<usize>,
-    /// Numbers of sequences that decode together [default: 1; on the GPU 1,8,64,256]
+    /// Numbers of sequences that decode together [default: 1; on the GPU 1,8,64,256, as far as there is room]
     #[arg(short, long, value_name = "N", value_delimiter = ',', value_parser = batch)]
     batch: Vec<usize>,
     /// Tokens that stand before what is measured, of each sequence [default: 0; before decoding on the GPU 1024]
@@ -116,8 +116,11 @@ fn run_model(mut args: Args) -> anyhow::Result<()> {
     let options = cpu::options(args.threads, args.isa)?;
     let model = Model::open(args.model.get(), args.load_dummy)?;
     let config = model.config();
-    let plan = args.plan(config, &GPU_BATCHES, GPU_DECODE_DEPTH);
+    let plan = args.gpu_plan(&backend, config);
     plan.check(config)?;
+    if args.plot.is_some() && plan.prompts.is_empty() && plan.decodes.is_empty() {
+        bail!("--plot: -p and -n leave nothing to draw");
+    }
     let place = backend.place(config, STEP_TOKENS, |step_tokens| plan.limits(config, step_tokens))?;
     let text = match (place.gpu(), &model) {
         (Some(device), model) => {
@@ -161,6 +164,21 @@ impl Args {
     fn gpu_flag(&self) -> Option<&'static str> {
         let plot = self.plot.is_some().then_some("--plot");
         plot.or_else(|| self.stages.then_some("--stages"))
+    }
+
+    /// Of the batches that nobody asked for, those for which there is room.
+    fn gpu_plan(&self, backend: &Backend, config: &Config) -> Plan {
+        let plan = |n: usize| self.plan(config, &GPU_BATCHES[..n], GPU_DECODE_DEPTH);
+        let all = plan(GPU_BATCHES.len());
+        if !self.batch.is_empty() || all.check(config).is_err() {
+            return all;
+        }
+        let has_room = |plan: &Plan| backend.has_room(config, STEP_TOKENS, |step| plan.limits(config, step));
+        let Some(n) = (1..=GPU_BATCHES.len()).rev().find(|&n| has_room(&plan(n))) else { return all };
+        for batch in &GPU_BATCHES[n..] {
+            eprintln!("note: no GPU memory for {batch} sequences: left out");
+        }
+        plan(n)
     }
 
     fn plan(&self, config: &Config, batches: &[usize], decode_depth: usize) -> Plan {
