@@ -16,20 +16,25 @@ executables() {
 [[ -n "${NVCC:-}" ]] || tools/cuda_toolchain.sh
 kernel_tests=$(executables --package tessera-cuda)
 program_tests=$(executables --package tessera --bin tessera)
-# Its integration tests are left here, as they look for the program where cargo put it; it comes with them.
-program=$(executables --package tessera --test it | grep '/tessera$')
-if [[ "$("$program_tests" --list on_the_gpu)" != *': test'* ]]; then
-    echo "no test of the program is named on_the_gpu" >&2
-    exit 1
-fi
+# The program comes with the tests that run it.
+built=$(executables --package tessera --test it)
+program=$(grep '/tessera$' <<<"$built")
+command_tests=$(grep -v '/tessera$' <<<"$built")
+for tests in "$program_tests" "$command_tests"; do
+    if [[ "$("$tests" --list on_the_gpu)" != *': test'* ]]; then
+        echo "no test of $tests is named on_the_gpu" >&2
+        exit 1
+    fi
+done
 
 folder=target/gpu-tests
 rm -rf "$folder"
 mkdir -p "$folder/bin" "$folder/kernel-tests"
 cp $kernel_tests "$folder/kernel-tests/"
 cp "$program_tests" "$folder/program-tests"
+cp "$command_tests" "$folder/command-tests"
 cp "$program" "$folder/bin/tessera"
-strip --strip-debug "$folder"/bin/* "$folder"/kernel-tests/* "$folder/program-tests" # half the size, the same messages
+strip --strip-debug "$folder"/bin/* "$folder"/kernel-tests/* "$folder"/{program,command}-tests # half the size, the same messages
 cp -r fixtures "$folder/"
 cat >"$folder/run.sh" <<'RUN'
 #!/usr/bin/env bash
@@ -37,12 +42,15 @@ cat >"$folder/run.sh" <<'RUN'
 # time. With arguments, which are passed on, the kernels' tests alone.
 cd "$(dirname "$0")"
 export REQUIRE_GPU=1 TESSERA_FIXTURES="$PWD/fixtures" XDG_CACHE_HOME="$PWD/cache"
+export TESSERA_TEST_PROGRAM="$PWD/bin/tessera" TESSERA_TEST_SCRATCH="$PWD/scratch"
+mkdir -p scratch
 status=0
 for binary in kernel-tests/*; do
     "$binary" --test-threads=1 "$@" || status=1
 done
 if (($# == 0)); then
     ./program-tests --test-threads=1 on_the_gpu || status=1
+    ./command-tests --test-threads=1 on_the_gpu || status=1
     bin/tessera verify demo --moe-only --device cuda || status=1
 fi
 exit $status

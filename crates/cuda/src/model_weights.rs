@@ -16,6 +16,7 @@ use crate::error::DeviceError;
 use crate::launch::Stream;
 use crate::moe::{MoeShape, MoeWeights};
 use crate::pack::ScaleShift;
+use crate::sampling::MAX_VOCAB;
 
 mod dummy;
 mod error;
@@ -217,6 +218,9 @@ fn checked(config: &Config) -> Result<MoeShape, ModelWeightsError> {
     if heads > MAX_GROUP * kv_heads {
         let expected = format!("at most {MAX_GROUP} per head of keys, which are {kv_heads}");
         return refuse("num_attention_heads", expected, heads);
+    }
+    if config.vocab_size > MAX_VOCAB {
+        return refuse("vocab_size", format!("at most {MAX_VOCAB}"), config.vocab_size);
     }
     if config.q_dim() > MAX_DENSE_COLS {
         return refuse("num_attention_heads * head_dim", format!("at most {MAX_DENSE_COLS}"), config.q_dim());

@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Deserialize;
 use tessera_cuda::{MoeChoice, MoeKernel};
 use tessera_harmony::message::ReasoningEffort;
 use tessera_model::Sampling;
+use tessera_model::synth::Like;
 
 use crate::executor::Precision;
 
@@ -64,7 +66,7 @@ pub struct SamplingArgs {
     pub seed: Option<u64>,
 }
 
-/// What computes.
+/// What computes the steps that `verify` judges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Device {
     /// The processor
@@ -133,8 +135,8 @@ struct GenerationConfig {
 
 impl SamplingArgs {
     /// The flags, completed from the checkpoint's defaults.
-    pub fn sampling(&self, checkpoint: &Path) -> Sampling {
-        self.over(&generation_config(checkpoint))
+    pub fn sampling(&self, checkpoint: Option<&Path>) -> Sampling {
+        self.over(&checkpoint.map(generation_config).unwrap_or_default())
     }
 
     fn over(&self, defaults: &GenerationConfig) -> Sampling {
@@ -163,6 +165,12 @@ fn parent(path: &Path) -> PathBuf {
 fn new_seed() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(std::process::id()) & u64::from(u32::MAX)
+}
+
+/// The shapes that `--load-dummy` knows.
+pub fn published_model() -> impl TypedValueParser<Value = Like> {
+    PossibleValuesParser::new([Like::Gpt20b, Like::Gpt120b].map(Like::name))
+        .try_map(|name| Like::from_name(&name).ok_or("unknown model"))
 }
 
 pub fn at_least_one(text: &str) -> Result<usize, String> {

@@ -12,11 +12,12 @@ use tessera_model::{Sampling, Token};
 
 use crate::answer::Answer;
 use crate::args::{Effort, ModelArgs, SamplingArgs, at_least_one};
+use crate::executor::{DeviceArgs, Notes, Weights};
 use crate::interrupt::{self, Second};
 use crate::opened;
 use crate::screen::{Reasoning, Screen};
-use crate::session::{self, Finish, Rollback, Session};
-use crate::{date, demo, executor};
+use crate::session::{self, Finish, PROMPT_CHUNK, Rollback, Session};
+use crate::{date, demo};
 
 mod command;
 
@@ -43,6 +44,8 @@ pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
     sampling: SamplingArgs,
     /// Most tokens of one answer [default: what the context leaves]
     #[arg(short = 'n', long, value_name = "TOKENS", value_parser = at_least_one)]
@@ -59,6 +62,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
+    let backend = args.device.backend(args.model.precision, args.model.threads, Notes::Shown)?;
     let (opened, tokenizer) = opened::with_tokenizer(args.model.model.as_deref())?;
     let config = opened.checkpoint.config();
     let model_max = config.max_position_embeddings;
@@ -66,14 +70,15 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if context > model_max {
         bail!("--context {context} is more than the model's own limit of {model_max} tokens");
     }
-    let limits = session::limits(config, context, ROLLBACK);
-    let executor = executor::open(&opened.checkpoint, args.model.precision, limits, args.model.threads);
+    let limits = |chunk| session::limits(config, context, chunk, ROLLBACK);
+    let place = backend.place(config, PROMPT_CHUNK, limits)?;
+    let executor = place.open(Weights::Checkpoint(&opened.checkpoint))?;
     let mut chat = Chat {
-        session: Session::new(executor, config, limits, context),
+        session: Session::new(executor, config, place.limits, context),
         renderer: Renderer::new(&tokenizer)?,
-        stop_ids: opened::stop_ids(&opened, Some(&tokenizer)),
+        stop_ids: opened::stop_ids(config, Some(&tokenizer)),
         tokenizer,
-        sampling: args.sampling.sampling(&opened.path),
+        sampling: args.sampling.sampling(Some(&opened.path)),
         max_tokens: args.max_tokens.unwrap_or(context),
         screen: Screen::new(if args.hide_reasoning { Reasoning::Hidden } else { Reasoning::Shown }),
         system: args.system,

@@ -9,15 +9,17 @@ use serde_json::json;
 use tessera_harmony::message::{Conversation, DeveloperConfig, Message, SystemConfig};
 use tessera_harmony::render::{History, Renderer};
 use tessera_harmony::tokenizer::Tokenizer;
+use tessera_model::synth::Like;
 use tessera_model::{Sampling, Token};
 
 use crate::answer::{Answer, Piece};
-use crate::args::{Effort, ModelArgs, SamplingArgs, at_least_one};
+use crate::args::{Effort, ModelArgs, SamplingArgs, at_least_one, published_model};
+use crate::date;
+use crate::executor::{Backend, DeviceArgs, Notes};
 use crate::interrupt::{self, Interrupted, Second};
-use crate::opened::{self, Opened};
+use crate::opened::{self, Model};
 use crate::screen::{Reasoning, Screen};
-use crate::session::{self, Finish, Rollback, Session, Timings};
-use crate::{date, executor};
+use crate::session::{self, Finish, PROMPT_CHUNK, Rollback, Session, Timings};
 
 /// New tokens where neither --max-tokens nor --context says otherwise.
 const DEFAULT_MAX_TOKENS: usize = 4096;
@@ -34,12 +36,18 @@ const DEFAULT_MAX_TOKENS: usize = 4096;
   git diff | tessera generate -m ./gpt-oss-20b --system 'Write a commit message.' -
   tessera generate -m ./gpt-oss-20b --raw --temperature 0 -n 20 'The capital of France is'
   tessera generate -m ./gpt-oss-20b --json 'Hi' | jq .text
-  tessera generate -m ./gpt-oss-20b --tokens ids.json -n 8        token ids in, token ids out")]
+  tessera generate -m ./gpt-oss-20b --tokens ids.json -n 8        token ids in, token ids out
+  tessera generate --load-dummy 120b --tokens ids.json -n 8       random weights, on the GPU")]
 pub struct Args {
     /// What to answer; - reads it from stdin
     prompt: Option<String>,
     #[command(flatten)]
     model: ModelArgs,
+    /// Instead of a model: its shapes with random weights, made on the GPU; needs --tokens
+    #[arg(long, value_name = "SHAPES", value_parser = published_model(), conflicts_with = "model", help_heading = "Model")]
+    load_dummy: Option<Like>,
+    #[command(flatten)]
+    device: DeviceArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
     /// Most tokens to generate [default: 4096, or what --context leaves]
@@ -63,7 +71,7 @@ pub struct Args {
     /// Print one JSON object when done: text, reasoning, tokens, finish_reason, seed, timings
     #[arg(long)]
     json: bool,
-    /// No timings on stderr, and no word of an answer that was cut off
+    /// No timings on stderr, no word of the GPU's memory, nor of an answer that was cut off
     #[arg(short, long)]
     quiet: bool,
 }
@@ -85,19 +93,26 @@ pub struct PromptArgs {
     raw: bool,
 }
 
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(mut args: Args) -> anyhow::Result<()> {
     let started = Instant::now();
+    if args.load_dummy.is_some() {
+        if args.tokens.is_none() {
+            crate::usage_error("generate", "--load-dummy has no tokenizer: give the prompt with --tokens FILE.json");
+        }
+        args.device.for_dummy("generate");
+    }
+    let notes = if args.quiet { Notes::Hidden } else { Notes::Shown };
+    let backend = args.device.backend(args.model.precision, args.model.threads, notes)?;
     let job = match &args.tokens {
         Some(file) => Job::from_ids(&args, file)?,
         None => Job::from_text(&args)?,
     };
-    let loaded = started.elapsed();
-    let run = job.run(&args, started)?;
+    let run = job.run(&args, &backend, started)?;
     if args.json {
-        writeln!(std::io::stdout(), "{}", run.to_json(loaded))?;
+        writeln!(std::io::stdout(), "{}", run.to_json())?;
     }
     if !args.quiet {
-        eprintln!("{}", run.summary(loaded));
+        eprintln!("{}", run.summary());
         if run.finish == Finish::Length {
             eprintln!("the answer was cut off: --max-tokens or the context is used up; raise it");
         }
@@ -107,7 +122,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
 /// A prompt, its model, and a reader for the answer.
 struct Job {
-    opened: Opened,
+    model: Model,
     prompt: Vec<Token>,
     answer: Answer,
     form: Form,
@@ -125,6 +140,8 @@ struct Run {
     form: Form,
     prompt_tokens: usize,
     sampling: Sampling,
+    /// Until the model was ready for its first step.
+    loaded: Duration,
     finish: Finish,
     timings: Timings,
     first_token: Option<Duration>,
@@ -134,32 +151,33 @@ impl Job {
     fn from_text(args: &Args) -> anyhow::Result<Self> {
         let text = args.format.read("generate", args.prompt.as_deref())?;
         let (opened, tokenizer) = opened::with_tokenizer(args.model.model.as_deref())?;
-        let stop_ids = opened::stop_ids(&opened, Some(&tokenizer));
+        let stop_ids = opened::stop_ids(opened.checkpoint.config(), Some(&tokenizer));
         let stops = args.stop.clone();
         let prompt = args.format.encode(&tokenizer, &text)?;
         let answer = match args.format.raw {
             true => Answer::raw(&tokenizer, stop_ids, stops),
             false => Answer::harmony(&tokenizer, stop_ids, stops)?,
         };
-        Ok(Self { opened, prompt, answer, form: Form::Text })
+        Ok(Self { model: Model::Opened(opened), prompt, answer, form: Form::Text })
     }
 
     fn from_ids(args: &Args, file: &std::path::Path) -> anyhow::Result<Self> {
-        let opened = opened::without_tokenizer(args.model.model.as_deref())?;
-        let prompt = opened::read_token_ids(file, opened.checkpoint.config().vocab_size)?;
-        let answer = Answer::ids(opened::stop_ids(&opened, None));
-        Ok(Self { opened, prompt, answer, form: Form::Ids })
+        let model = Model::open(args.model.model.as_deref(), args.load_dummy)?;
+        let prompt = opened::read_token_ids(file, model.config().vocab_size)?;
+        let answer = Answer::ids(opened::stop_ids(model.config(), None));
+        Ok(Self { model, prompt, answer, form: Form::Ids })
     }
 
-    fn run(self, args: &Args, started: Instant) -> anyhow::Result<Run> {
-        let Self { opened, prompt, mut answer, form } = self;
-        let config = opened.checkpoint.config();
+    fn run(self, args: &Args, backend: &Backend, started: Instant) -> anyhow::Result<Run> {
+        let Self { model, prompt, mut answer, form } = self;
+        let config = model.config();
         let (context, max_tokens) = room(args, prompt.len(), config.max_position_embeddings)?;
         session::check_prompt(&prompt, context)?;
-        let sampling = args.sampling.sampling(&opened.path);
-        let limits = session::limits(config, context, Rollback(0));
-        let executor = executor::open(&opened.checkpoint, args.model.precision, limits, args.model.threads);
-        let mut session = Session::new(executor, config, limits, context);
+        let sampling = args.sampling.sampling(model.path());
+        let limits = |chunk| session::limits(config, context, chunk, Rollback(0));
+        let place = backend.place(config, PROMPT_CHUNK, limits)?;
+        let mut session = Session::new(place.open(model.weights())?, config, place.limits, context);
+        let loaded = started.elapsed();
         let mut screen = Screen::new(if args.show_reasoning { Reasoning::Shown } else { Reasoning::Hidden });
         let mut first_token = None;
         let _listening = interrupt::listen(Second::Ends);
@@ -176,7 +194,7 @@ impl Job {
             Form::Ids if !args.json => screen.end_ids()?,
             _ => screen.end()?,
         }
-        Ok(Run { answer, form, prompt_tokens: prompt.len(), sampling, finish, timings, first_token })
+        Ok(Run { answer, form, prompt_tokens: prompt.len(), sampling, loaded, finish, timings, first_token })
     }
 }
 
@@ -241,7 +259,7 @@ fn room(args: &Args, prompt: usize, model_max: usize) -> anyhow::Result<(usize, 
 }
 
 impl Run {
-    fn to_json(&self, loaded: Duration) -> serde_json::Value {
+    fn to_json(&self) -> serde_json::Value {
         let (text, reasoning) = match self.form {
             Form::Text => (Some(&self.answer.text), Some(&self.answer.reasoning)),
             Form::Ids => (None, None),
@@ -255,7 +273,7 @@ impl Run {
             "finish_reason": self.finish.name(),
             "seed": self.sampling.seed,
             "timings": {
-                "load_s": loaded.as_secs_f64(),
+                "load_s": self.loaded.as_secs_f64(),
                 "first_token_s": self.first_token.map(|d| d.as_secs_f64()),
                 "prompt_s": t.prompt.as_secs_f64(),
                 "prompt_per_second": rate(t.prompt_tokens, t.prompt),
@@ -265,7 +283,7 @@ impl Run {
         })
     }
 
-    fn summary(&self, loaded: Duration) -> String {
+    fn summary(&self) -> String {
         let t = &self.timings;
         let seed = match self.sampling.temperature {
             0.0 => "greedy".to_owned(),
@@ -274,7 +292,7 @@ impl Run {
         format!(
             "load {:.2} s, prompt {} tokens {:.2} s ({:.1}/s), answer {} tokens {:.2} s ({:.1}/s), first token after \
              {:.2} s, {}, {seed}",
-            loaded.as_secs_f64(),
+            self.loaded.as_secs_f64(),
             self.prompt_tokens,
             t.prompt.as_secs_f64(),
             rate(t.prompt_tokens, t.prompt),

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 use serde_json::{Value, json};
+use tessera_cuda::ModelWeights;
 use tessera_model::checkpoint::{Depth, Layout, Part, Survey};
 use tessera_model::{Config, LayerType};
 
@@ -64,6 +65,8 @@ struct Report {
     total: Sum,
     scales: Vec<Scales>,
     config: Option<Config>,
+    /// What the weights take on a GPU, or why its kernels cannot run the model; none without a configuration.
+    gpu: Option<Result<u64, String>>,
     notes: Vec<String>,
     refusals: Vec<String>,
 }
@@ -93,6 +96,7 @@ impl Report {
             total,
             scales: scales.into_iter().filter(|s| !s.counts.is_empty()).collect(),
             config: survey.config.clone(),
+            gpu: survey.config.as_ref().map(|c| ModelWeights::bytes(c).map_err(|reason| reason.to_string())),
             notes: survey.notes.clone(),
             refusals: survey.refusals.iter().map(|r| r.to_string()).collect(),
         }
@@ -100,6 +104,9 @@ impl Report {
 
     fn to_text(&self, model: &str) -> String {
         let mut out = format!("{model}\n\nlayout   {}\nq, k, v  {}\n", self.verdict, self.qkv);
+        if let Some(gpu) = &self.gpu {
+            let _ = writeln!(out, "gpu      {}", gpu_line(gpu));
+        }
         self.write_files(&mut out);
         if let Some(config) = &self.config {
             let _ = writeln!(out, "\nconfig");
@@ -164,6 +171,7 @@ impl Report {
             "notes": self.notes,
             "layout": self.layout.map(Layout::name),
             "qkv": self.qkv,
+            "gpu": self.gpu.as_ref().map(gpu_json),
             "files": self.files.iter().map(|(p, n)| json!({ "path": p, "bytes": n })).collect::<Vec<_>>(),
             "prefixes": self.prefixes,
             "groups": self.groups.iter().map(group).collect::<Vec<_>>(),
@@ -229,6 +237,19 @@ fn qkv_style(survey: &Survey) -> &'static str {
         (true, true) => "split and fused, both",
         (false, false) => "none",
     }
+}
+
+fn gpu_line(gpu: &Result<u64, String>) -> String {
+    match gpu {
+        Ok(bytes) => {
+            format!("the kernels can run it (H100, H200); {:.1} GB there for the weights", *bytes as f64 / 1e9)
+        }
+        Err(reason) => format!("the kernels cannot run it: {reason}"),
+    }
+}
+
+fn gpu_json(gpu: &Result<u64, String>) -> Value {
+    json!({ "runs": gpu.is_ok(), "weight_bytes": gpu.as_ref().ok(), "reason": gpu.as_ref().err() })
 }
 
 fn config_rows(c: &Config) -> Vec<(String, Value)> {

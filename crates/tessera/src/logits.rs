@@ -5,17 +5,19 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use tessera_cuda::MAX_STEP_LOGITS;
+use tessera_model::synth::Like;
 use tessera_model::{Limits, Token};
 
-use crate::args::at_least_one;
-use crate::executor::{self, Precision};
+use crate::args::{at_least_one, published_model};
+use crate::executor::{Backend, DeviceArgs, Notes, Precision, StepTokens, Wish};
 use crate::interrupt::{self, Second};
 use crate::npy;
-use crate::opened::{self, Opened};
+use crate::opened::{self, Model};
 use crate::session::Session;
 
 /// Positions of one step: their logits, 0.8 MB each for gpt-oss, are held in memory.
-const CHUNK: usize = 128;
+const CHUNK: StepTokens = StepTokens { cpu: 128, gpu: MAX_STEP_LOGITS };
 
 /// Write the logits of a list of tokens
 ///
@@ -29,27 +31,38 @@ const CHUNK: usize = 128;
   python -c \"import numpy; print(numpy.load('logits.npy').argmax(-1))\"")]
 pub struct Args {
     /// Checkpoint folder, .safetensors file, index, hub id or demo
-    model: String,
+    #[arg(required_unless_present = "load_dummy")]
+    model: Option<String>,
+    /// Instead of a model: its shapes with random weights, made on the GPU
+    #[arg(long, value_name = "SHAPES", value_parser = published_model(), conflicts_with = "model")]
+    load_dummy: Option<Like>,
     /// JSON array of token ids
     #[arg(long, value_name = "FILE.json")]
     tokens: PathBuf,
     /// How many positions, counted from the end [default: all]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     last: Option<usize>,
-    /// How exactly to compute
-    #[arg(long, value_enum, default_value_t = Precision::F32)]
-    precision: Precision,
+    /// How exactly to compute [default: f32; on the GPU, bf16]
+    #[arg(long, value_enum)]
+    precision: Option<Precision>,
     /// Threads that compute [default: all cores]
     #[arg(short, long, env = "TESSERA_THREADS", value_parser = crate::args::threads)]
     threads: Option<usize>,
     /// File to write; it appears when it is complete
     #[arg(long, value_name = "FILE.npy")]
     out: PathBuf,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
-pub fn run(args: Args) -> anyhow::Result<()> {
-    let opened = opened::without_tokenizer(Some(&args.model))?;
-    let config = opened.checkpoint.config();
+pub fn run(mut args: Args) -> anyhow::Result<()> {
+    if args.load_dummy.is_some() {
+        args.device.for_dummy("logits");
+    }
+    let default = if args.device.device == Wish::Cuda { Precision::Bf16 } else { Precision::F32 };
+    let backend = args.device.backend(args.precision.unwrap_or(default), args.threads, Notes::Shown)?;
+    let model = Model::open(args.model.as_deref(), args.load_dummy)?;
+    let config = model.config();
     let tokens = opened::read_token_ids(&args.tokens, config.vocab_size)?;
     let (n_tokens, max) = (tokens.len(), config.max_position_embeddings);
     if n_tokens > max {
@@ -60,7 +73,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         bail!("--last {rows} is more than the {n_tokens} tokens of {}", args.tokens.display());
     }
     let partial = partial_path(&args.out);
-    let written = write(&args, &opened, &tokens, rows, &partial);
+    let written = write(&backend, &model, &tokens, rows, &partial);
     if let Err(error) = written.and_then(|()| Ok(std::fs::rename(&partial, &args.out)?)) {
         let _ = std::fs::remove_file(&partial);
         return Err(error).with_context(|| format!("cannot write {}", args.out.display()));
@@ -69,14 +82,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn write(args: &Args, opened: &Opened, tokens: &[Token], rows: usize, path: &Path) -> anyhow::Result<()> {
-    let config = opened.checkpoint.config();
+fn write(backend: &Backend, model: &Model, tokens: &[Token], rows: usize, path: &Path) -> anyhow::Result<()> {
+    let config = model.config();
+    let limits = |chunk: usize| Limits::for_sequences(config, 1, tokens.len(), chunk.min(tokens.len()));
+    let place = backend.place(config, CHUNK, limits)?;
+    let mut session = Session::new(place.open(model.weights())?, config, place.limits, tokens.len());
     let _listening = interrupt::listen(Second::Ends);
     let mut out = BufWriter::new(File::create(path)?);
     npy::write_header(&mut out, rows, config.vocab_size)?;
-    let limits = Limits::for_sequences(config, 1, tokens.len(), CHUNK.min(tokens.len()));
-    let executor = executor::open(&opened.checkpoint, args.precision, limits, args.threads);
-    let mut session = Session::new(executor, config, limits, tokens.len());
     session.logits(tokens, rows, |logits| Ok(npy::write_values(&mut out, logits)?))?;
     Ok(out.flush()?)
 }

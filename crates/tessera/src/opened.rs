@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use tessera_harmony::tokenizer::Tokenizer;
-use tessera_model::Token;
 use tessera_model::checkpoint::Checkpoint;
+use tessera_model::synth::Like;
+use tessera_model::{Config, Token};
 
+use crate::executor::Weights;
 use crate::{demo, source};
 
 /// What stands for a model that no argument names.
@@ -18,6 +20,65 @@ pub struct Opened {
     pub name: String,
     pub path: PathBuf,
     pub checkpoint: Checkpoint,
+}
+
+/// The shapes of a published model with random weights, which the GPU makes: those that `tessera synth` would write.
+pub struct Dummy {
+    pub name: String,
+    pub config: Config,
+    pub seed: u64,
+}
+
+/// A model for token ids in and out.
+#[allow(clippy::large_enum_variant, reason = "a command has one")]
+pub enum Model {
+    Opened(Opened),
+    Dummy(Dummy),
+}
+
+/// Of `tessera synth` without `--seed`.
+const DUMMY_SEED: u64 = 1;
+
+impl Dummy {
+    pub fn like(like: Like) -> Self {
+        Self { name: format!("random {}", like.name()), config: like.config(), seed: DUMMY_SEED }
+    }
+}
+
+impl Model {
+    /// Opens the model that `spec` names as [`without_tokenizer`] does, unless random weights stand in its place.
+    pub fn open(spec: Option<&str>, dummy: Option<Like>) -> anyhow::Result<Self> {
+        match dummy {
+            None => without_tokenizer(spec).map(Self::Opened),
+            Some(like) => Ok(Self::Dummy(Dummy::like(like))),
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Opened(opened) => &opened.name,
+            Self::Dummy(dummy) => &dummy.name,
+        }
+    }
+
+    pub fn config(&self) -> &Config {
+        self.weights().config()
+    }
+
+    pub fn weights(&self) -> Weights<'_> {
+        match self {
+            Self::Opened(opened) => Weights::Checkpoint(&opened.checkpoint),
+            Self::Dummy(dummy) => Weights::Dummy(dummy),
+        }
+    }
+
+    /// Where files beside the weights would be.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Opened(opened) => Some(&opened.path),
+            Self::Dummy(_) => None,
+        }
+    }
 }
 
 /// Finds the model that `spec` names, else that of the environment, else the demo, and opens it together with its
@@ -98,9 +159,9 @@ pub fn read_token_ids(file: &Path, vocab_size: usize) -> anyhow::Result<Vec<Toke
     Ok(ids)
 }
 
-/// Tokens that end an answer: the checkpoint's, and harmony's where the tokenizer has them.
-pub fn stop_ids(opened: &Opened, tokenizer: Option<&Tokenizer>) -> Vec<Token> {
-    let mut ids = opened.checkpoint.config().eos_token_ids.clone();
+/// Tokens that end an answer: the configuration's, and harmony's where the tokenizer has them.
+pub fn stop_ids(config: &Config, tokenizer: Option<&Tokenizer>) -> Vec<Token> {
+    let mut ids = config.eos_token_ids.clone();
     if let Some(Ok(specials)) = tokenizer.map(Tokenizer::specials) {
         ids.extend(specials.stop_ids());
     }

@@ -6,10 +6,11 @@ use anyhow::bail;
 use tessera_model::batch::sliding_blocks;
 use tessera_model::{BLOCK_SIZE, Batch, BlockTables, Config, Executor, Limits, Row, Sampling, Token, Trace};
 
+use crate::executor::StepTokens;
 use crate::interrupt;
 
 /// Prompt tokens that one step reads: enough to use every expert's rows well, few enough that Ctrl-C is heard soon.
-pub const PROMPT_CHUNK: usize = 512;
+pub const PROMPT_CHUNK: StepTokens = StepTokens { cpu: 512, gpu: 8192 };
 
 /// An executor and what its cache holds.
 pub struct Session<'a> {
@@ -66,9 +67,10 @@ impl Finish {
     }
 }
 
-/// Sizes for one sequence of `context` positions that can be cut back by `rollback` tokens.
-pub fn limits(config: &Config, context: usize, rollback: Rollback) -> Limits {
-    let chunk = PROMPT_CHUNK.min(context);
+/// Sizes for one sequence of `context` positions, read in steps of at most `chunk` tokens, that can be cut back by
+/// `rollback` tokens.
+pub fn limits(config: &Config, context: usize, chunk: usize, rollback: Rollback) -> Limits {
+    let chunk = chunk.min(context);
     let limits = Limits::for_sequences(config, 1, context, chunk);
     let ring = sliding_blocks(config.sliding_window, chunk + rollback.0).min(limits.full_blocks);
     Limits { sliding_blocks: ring, ..limits }

@@ -207,6 +207,7 @@ fn shapes_that_the_kernels_cannot_work_on_are_refused() {
         |c| (c.num_attention_heads, c.num_key_value_heads, c.head_dim) = (256, 16, 64),
         "num_attention_heads * head_dim is 16384: the GPU's kernels need at most 8192; run on the CPU",
     );
+    refuses(|c| c.vocab_size = 262_145, "vocab_size is 262145: the GPU's kernels need at most 262144; run on the CPU");
     refuses(|c| c.hidden_size = 2976, "experts' hidden size is 2976: expected a multiple of 32, at most 2944");
     refuses(|c| c.num_local_experts = 257, "experts' number is 257: expected 1 to 256");
 }

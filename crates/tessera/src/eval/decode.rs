@@ -5,9 +5,6 @@ use tessera_model::{BLOCK_SIZE, Batch, BlockTables, Config, Executor, Limits, Ro
 
 use crate::interrupt;
 
-/// Tokens that a step takes at most.
-const STEP_TOKENS: usize = 512;
-
 /// Room for a number of sequences of a context each.
 #[derive(Clone, Copy)]
 pub struct Room {
@@ -15,6 +12,7 @@ pub struct Room {
     pub context: usize,
     /// Different blocks of the sliding layers' pool that a sequence goes round in.
     ring: usize,
+    step_tokens: usize,
 }
 
 /// What a sequence is asked to go on from.
@@ -40,16 +38,18 @@ struct Slot {
 }
 
 impl Room {
-    pub fn new(config: &Config, sequences: usize, context: usize) -> Self {
-        let ring = sliding_blocks(config.sliding_window, STEP_TOKENS.min(context)).min(context.div_ceil(BLOCK_SIZE));
-        Self { sequences, context, ring }
+    /// For steps of `step_tokens` tokens, or more if there are more sequences.
+    pub fn new(config: &Config, sequences: usize, context: usize, step_tokens: usize) -> Self {
+        let step_tokens = step_tokens.max(sequences);
+        let ring = sliding_blocks(config.sliding_window, step_tokens.min(context)).min(context.div_ceil(BLOCK_SIZE));
+        Self { sequences, context, ring, step_tokens }
     }
 
     pub fn limits(&self) -> Limits {
         Limits {
             full_blocks: self.sequences * self.context.div_ceil(BLOCK_SIZE),
             sliding_blocks: self.sequences * self.ring,
-            max_step_tokens: STEP_TOKENS.max(self.sequences),
+            max_step_tokens: self.step_tokens,
         }
     }
 

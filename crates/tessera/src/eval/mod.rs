@@ -13,7 +13,7 @@ use tessera_harmony::tokenizer::Tokenizer;
 use tessera_model::Token;
 
 use crate::args::{ModelName, at_least_one};
-use crate::executor::{self, Precision};
+use crate::executor::{self, Backend, DeviceArgs, Notes, Place, Precision, StepTokens, Weights};
 use crate::interrupt::{self, Interrupted, Second};
 use crate::memory;
 use crate::opened::{self, Opened};
@@ -36,6 +36,8 @@ const HELD_OUT: &[u8] = include_bytes!("../../../../assets/held_out.jsonl.gz");
 const HELD_OUT_NAME: &str = "the built-in items";
 /// Of an unpacked file of items.
 const MAX_ITEMS_BYTES: u64 = 1 << 30;
+/// The most tokens of a step.
+const STEP_TOKENS: StepTokens = StepTokens { cpu: 512, gpu: 8192 };
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
 
 /// Count right answers to a set of questions
@@ -96,12 +98,15 @@ pub struct Args {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
     let items = chosen(items(args.items.as_deref())?, &args.family, args.limit)?;
+    let backend = args.device.backend(args.precision, args.threads, Notes::Shown)?;
     let (opened, tokenizer) = opened::with_tokenizer(args.model.get())?;
-    let eval = Eval::new(&args, &opened, &tokenizer, &items)?;
+    let eval = Eval::new(&args, &backend, &opened, &tokenizer, &items)?;
     let create = |path: &PathBuf| Answers::create(path, args.items.as_deref());
     let mut answers = args.answers.as_ref().map(create).transpose()?;
     let started = Instant::now();
@@ -139,7 +144,7 @@ fn summary(table: &Table, time: Duration) -> String {
 }
 
 fn rows(text: &str) -> Result<usize, String> {
-    const MAX_ROWS: usize = 256;
+    const MAX_ROWS: usize = tessera_cuda::MAX_STEP_ROWS;
     let valid = |n: &usize| (1..=MAX_ROWS).contains(n);
     text.parse().ok().filter(valid).ok_or_else(|| format!("expected a whole number from 1 to {MAX_ROWS}"))
 }
@@ -188,12 +193,12 @@ fn chosen(items: Vec<Item>, families: &[String], limit: Option<usize>) -> anyhow
 
 /// A set of items with their prompts, and what runs them.
 struct Eval<'a> {
-    args: &'a Args,
     opened: &'a Opened,
     tokenizer: &'a Tokenizer,
     items: &'a [(usize, Item)],
     prompts: Vec<Prompt>,
     room: Room,
+    place: Place<'a>,
     stop_ids: Vec<Token>,
     call: Token,
 }
@@ -201,6 +206,7 @@ struct Eval<'a> {
 impl<'a> Eval<'a> {
     fn new(
         args: &'a Args,
+        backend: &'a Backend,
         opened: &'a Opened,
         tokenizer: &'a Tokenizer,
         items: &'a [(usize, Item)],
@@ -220,15 +226,18 @@ impl<'a> Eval<'a> {
             prompts.push(Prompt { max_new: args.max_tokens.min(max - tokens.len()), tokens });
         }
         let context = prompts.iter().map(|prompt| prompt.tokens.len() + prompt.max_new).max().unwrap_or(0);
-        let stop_ids = opened::stop_ids(opened, Some(tokenizer));
-        let (room, call) = (Room::new(config, args.rows.min(items.len()), context), tokenizer.specials()?.call);
-        check_memory(executor::cache_bytes(config, args.precision, room.limits()), room)?;
-        Ok(Self { args, opened, tokenizer, items, prompts, room, stop_ids, call })
+        let stop_ids = opened::stop_ids(config, Some(tokenizer));
+        let room = |step_tokens| Room::new(config, args.rows.min(items.len()), context, step_tokens);
+        let place = backend.place(config, STEP_TOKENS, |step_tokens| room(step_tokens).limits())?;
+        let (room, call) = (room(place.limits.max_step_tokens), tokenizer.specials()?.call);
+        if place.gpu().is_none() {
+            check_memory(executor::cache_bytes(config, args.precision, place.limits), room)?;
+        }
+        Ok(Self { opened, tokenizer, items, prompts, room, place, stop_ids, call })
     }
 
     fn run(&self, table: &mut Table, mut answers: Option<&mut Answers>) -> anyhow::Result<Outcome> {
-        let (checkpoint, args) = (&self.opened.checkpoint, self.args);
-        let mut executor = executor::open(checkpoint, args.precision, self.room.limits(), args.threads);
+        let mut executor = self.place.open(Weights::Checkpoint(&self.opened.checkpoint))?;
         let _listening = interrupt::listen(Second::Ends);
         let bar = progress::steps("[{bar:40}] {pos}/{len} {msg} {eta}", self.items.len());
         let outcome = decode::greedy(&mut *executor, self.room, &self.prompts, &self.stop_ids, |n, tokens| {

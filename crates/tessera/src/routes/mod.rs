@@ -11,11 +11,11 @@ use tessera_harmony::tokenizer::Tokenizer;
 use tessera_model::{Config, Sampling, Token};
 
 use crate::args::{ModelArgs, at_least_one};
-use crate::executor;
+use crate::executor::{Backend, Weights};
 use crate::generate::PromptArgs;
 use crate::interrupt::{self, Interrupted, Second};
 use crate::opened::{self, Opened};
-use crate::session::{self, Finish, Flow, Rollback, Session};
+use crate::session::{self, Finish, Flow, PROMPT_CHUNK, Rollback, Session};
 use crate::source;
 
 use record::{Choice, Routes};
@@ -149,12 +149,14 @@ impl Job {
     fn run(self, args: &Args) -> anyhow::Result<Routed> {
         let config = self.opened.checkpoint.config();
         let context = context(args, &self.prompt, config)?;
-        let limits = session::limits(config, context, Rollback(0));
-        let executor = executor::open(&self.opened.checkpoint, args.model.precision, limits, args.model.threads);
-        let stop_ids = opened::stop_ids(&self.opened, self.tokenizer.as_ref());
+        let backend = Backend::cpu(args.model.precision, args.model.threads);
+        let limits = |chunk| session::limits(config, context, chunk, Rollback(0));
+        let place = backend.place(config, PROMPT_CHUNK, limits)?;
+        let executor = place.open(Weights::Checkpoint(&self.opened.checkpoint))?;
+        let stop_ids = opened::stop_ids(config, self.tokenizer.as_ref());
         let (mut routes, mut tokens) = (Routes::new(config), self.prompt.clone());
         let listening = interrupt::listen(Second::Ends);
-        let mut session = Session::new(executor, config, limits, context).traced(&mut routes);
+        let mut session = Session::new(executor, config, place.limits, context).traced(&mut routes);
         // The last token that comes has not gone through the model: one more is asked for.
         let n = args.max_tokens.saturating_add(1);
         let (finish, _) = session.generate(&self.prompt, n, Sampling::GREEDY, |token| {

@@ -61,7 +61,7 @@ fn config() -> Config {
 
 fn session(rollback: usize) -> (Session<'static>, Arc<Mutex<Vec<usize>>>) {
     let config = config();
-    let limits = limits(&config, CONTEXT, Rollback(rollback));
+    let limits = limits(&config, CONTEXT, PROMPT_CHUNK.cpu, Rollback(rollback));
     let pool = |kind| vec![(usize::MAX, 0); limits.blocks(kind) * BLOCK_SIZE];
     let steps = Arc::default();
     let (full, sliding) = (pool(LayerType::Full), pool(LayerType::Sliding));

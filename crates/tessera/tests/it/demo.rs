@@ -9,14 +9,14 @@ use flate2::read::GzDecoder;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::runner::{Output, finish, read_json, run, run_with_stdin, tessera};
+use crate::runner::{Output, finish, read_json, run, run_with_stdin, scratch_folder, tessera};
 
 /// A folder for a test's files.
 pub struct Scratch(TempDir);
 
 impl Scratch {
     pub fn new() -> Self {
-        Self(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap())
+        Self(tempfile::tempdir_in(scratch_folder()).unwrap())
     }
 
     pub fn path(&self, name: &str) -> String {

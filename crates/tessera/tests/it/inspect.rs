@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde_json::Value;
+
 use crate::runner::run;
 
 fn synth(layout: &str, path: &Path) -> String {
@@ -20,8 +22,16 @@ fn a_checkpoint_that_loads() {
     assert_eq!(report["config"]["num_local_experts"], 8);
     let blocks: u64 = report["scales"][0]["histogram"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();
     assert_eq!(blocks, 4 * 8 * 128 * 2); // layers, experts, rows, blocks
+    assert_eq!((&report["gpu"]["runs"], &report["gpu"]["reason"]), (&true.into(), &Value::Null));
+    assert!(report["gpu"]["weight_bytes"].as_u64().unwrap() >= 688_896);
     let text = run(&["inspect", &path]).ok();
-    for words in ["q, k, v  split", "experts: blocks", "gate_up scale bytes 120 to 124, 8192 blocks", "\nwould load"] {
+    for words in [
+        "q, k, v  split",
+        "\ngpu      the kernels can run it (H100, H200)",
+        "experts: blocks",
+        "gate_up scale bytes 120 to 124, 8192 blocks",
+        "\nwould load",
+    ] {
         assert!(text.contains(words), "no {words:?} in\n{text}");
     }
 }
@@ -51,6 +61,9 @@ fn every_refusal_is_said() {
         "{text}"
     );
     assert!(text.contains("and 9 more"), "{text}");
+    assert!(text.contains("\ngpu      the kernels cannot run it: head_dim is 16"), "{text}");
+    let report = run(&["inspect", &path, "--json"]).json();
+    assert_eq!((&report["gpu"]["runs"], &report["gpu"]["weight_bytes"]), (&false.into(), &Value::Null));
 }
 
 #[test]

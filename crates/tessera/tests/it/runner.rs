@@ -1,7 +1,8 @@
 //! Running the binary, and checkpoints to run it on.
 
+use std::ffi::OsString;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -18,11 +19,26 @@ pub struct Output {
     pub stderr: String,
 }
 
-/// The binary in a clean environment: nothing of the caller's hub, model or proxy settings.
+/// Where the program is, if not where cargo put it, and where tests may write: on machines to which the tests were carried.
+const MOVED: [&str; 2] = ["TESSERA_TEST_PROGRAM", "TESSERA_TEST_SCRATCH"];
+
+fn moved(variable: &str, from: &str) -> PathBuf {
+    std::env::var_os(variable).map_or_else(|| from.into(), PathBuf::from)
+}
+
+fn program() -> PathBuf {
+    moved(MOVED[0], env!("CARGO_BIN_EXE_tessera"))
+}
+
+pub fn scratch_folder() -> PathBuf {
+    moved(MOVED[1], env!("CARGO_TARGET_TMPDIR"))
+}
+
+/// The binary in a clean environment: nothing of the caller's hub, model or proxy settings, and no GPU.
 pub fn tessera(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tessera"));
-    command.args(args).env_clear().env("HOME", env!("CARGO_TARGET_TMPDIR")).env("TESSERA_THREADS", "1");
-    command.stdin(Stdio::null());
+    let mut command = Command::new(program());
+    command.args(args).env_clear().env("HOME", scratch_folder()).env("TESSERA_THREADS", "1");
+    command.env("CUDA_VISIBLE_DEVICES", "-1").stdin(Stdio::null());
     if let Some(path) = std::env::var_os("PATH") {
         command.env("PATH", path);
     }
@@ -47,8 +63,12 @@ const DRIVER: [&str; 2] = ["LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"];
 
 pub fn run_with_driver(args: &[&str]) -> Output {
     let mut command = tessera(args);
-    command.envs(DRIVER.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    command.env_remove("CUDA_VISIBLE_DEVICES").envs(driver());
     finish(command)
+}
+
+pub fn driver() -> impl Iterator<Item = (&'static str, OsString)> {
+    DRIVER.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)))
 }
 
 pub fn run_with_stdin(args: &[&str], stdin: &str) -> Output {
@@ -120,7 +140,7 @@ pub struct Model {
 impl Model {
     /// Random weights, a tokenizer of bytes; as likely as not to stop at any moment.
     pub fn tiny() -> Self {
-        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let folder = tempfile::tempdir_in(scratch_folder()).unwrap();
         let path = folder.path().join("model").to_str().unwrap().to_owned();
         let model = Self { folder, path };
         run(&["synth", "--like", "tiny", model.arg()]).ok();

@@ -6,15 +6,16 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use serde::Serialize;
-use tessera_cuda::{Device, MAX_TOKENS, MoeShape, copy_bandwidth, matmul_rate};
+use tessera_cuda::{Device, MAX_TOKENS, MoeShape};
 
 use crate::args::{MoeKernelArg, at_least_one};
 use crate::progress;
 
+use super::cost::Ceilings;
+use super::roofline::{self, Point, Roofline};
 use rig::{Rig, Stages, Timing};
 
 mod rig;
-mod roofline;
 
 /// Measure the experts' layer on the GPU: routing, gate and up with SwiGLU, down, combining
 ///
@@ -86,15 +87,6 @@ struct Report {
     tests: Vec<Test>,
 }
 
-/// What was measured in the same run.
-#[derive(Clone, Copy, Serialize)]
-struct Ceilings {
-    /// Bytes read and written, counted both.
-    copy_gb_s: f64,
-    /// None where the library is not found.
-    cublas_tflop_s: Option<f64>,
-}
-
 #[derive(Serialize)]
 struct Test {
     tokens: usize,
@@ -119,10 +111,7 @@ struct Test {
 
 pub fn run(args: Args) -> anyhow::Result<()> {
     let device = Device::open()?;
-    let ceilings = Ceilings {
-        copy_gb_s: copy_bandwidth(&device)? / 1e9,
-        cublas_tflop_s: matmul_rate(&device)?.map(|rate| rate / 1e12),
-    };
+    let ceilings = Ceilings::measure(&device)?;
     let (shape, choice) = (args.shape.shape(), args.moe_kernel.into());
     let loading = progress::steps("loading weights [{bar:40}] {pos}/{len}", args.layers);
     let rig = Rig::new(&device, shape, args.layers, || loading.inc(1))
@@ -143,7 +132,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let device = device.properties().name.clone();
     let report = Report { device, shape: args.shape, layers: args.layers, ceilings, tests };
     if let Some(path) = &args.plot {
-        std::fs::write(path, roofline::draw(&report)?).with_context(|| path.display().to_string())?;
+        std::fs::write(path, report.draw()?).with_context(|| path.display().to_string())?;
     }
     let text = if args.json { serde_json::to_string_pretty(&report)? + "\n" } else { report.to_string() };
     Ok(io::stdout().write_all(text.as_bytes())?)
@@ -186,14 +175,9 @@ fn operations(shape: MoeShape, n_tokens: usize) -> f64 {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Ceilings { copy_gb_s, cublas_tflop_s } = self.ceilings;
         let n = self.shape.shape().experts;
         writeln!(f, "{}; {n} experts a layer, {} layers in turn", self.device, self.layers)?;
-        write!(f, "copying {copy_gb_s:.0} GB/s, read and written; cuBLAS ")?;
-        match cublas_tflop_s {
-            Some(rate) => writeln!(f, "{rate:.0} TFLOP/s")?,
-            None => writeln!(f, "not found: libcublas.so.13 is not on LD_LIBRARY_PATH")?,
-        }
+        writeln!(f, "{}", self.ceilings)?;
         writeln!(
             f,
             "\n| tokens |       us | experts | weights GB/s | of copying | TFLOP/s | of cuBLAS | kernel              |"
@@ -219,6 +203,16 @@ impl fmt::Display for Report {
 }
 
 impl Report {
+    fn draw(&self) -> anyhow::Result<String> {
+        let point = |t: &Test| Point { intensity: t.intensity, tflop_s: t.tflop_s, label: t.tokens.to_string() };
+        roofline::draw(&Roofline {
+            title: format!("{}: {} experts a layer", self.device, self.shape.shape().experts),
+            per: "operations per byte of weights",
+            ceilings: self.ceilings,
+            points: self.tests.iter().map(point).collect(),
+        })
+    }
+
     fn write_stages(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "\nEach stage by itself, us; together they gain from starting before the one before has ended")?;
         writeln!(f, "| tokens |    route |  gate_up |     down |  combine |")?;
@@ -234,7 +228,7 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::rig::{Stages, Timing};
-    use super::{Ceilings, Model, Report, Test, roofline};
+    use super::{Ceilings, Model, Report, Test};
     use tessera_cuda::{MoeKernel, MoeLaunched};
 
     fn report() -> Report {
@@ -278,7 +272,7 @@ mod tests {
 
     #[test]
     fn the_roofline_has_a_point_for_each_test() {
-        let svg = roofline::draw(&report()).unwrap();
+        let svg = report().draw().unwrap();
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
         for part in ["4096", "TFLOP/s", "4000 GB/s", "800 TFLOP/s"] {
             assert!(svg.contains(part), "{part}");

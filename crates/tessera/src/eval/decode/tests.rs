@@ -94,7 +94,7 @@ fn sequences_keep_their_own_caches_however_many_run() {
     let prompts: Vec<Prompt> = (0..100).map(prompt).collect();
     let context = prompts.iter().map(|prompt| prompt.tokens.len() + prompt.max_new).max().unwrap();
     for sequences in [1, 2, 3, 7, 50, 128] {
-        let room = Room::new(&config, sequences, context);
+        let room = Room::new(&config, sequences, context, 512);
         let mut answers = vec![None; prompts.len()];
         let outcome = greedy(&mut Fake::new(&config, room.limits()), room, &prompts, &[STOP], |n, tokens| {
             assert!(answers[n].replace(tokens.to_vec()).is_none(), "prompt {n} is answered twice");

@@ -1,0 +1,117 @@
+//! How long each stage of a step of decoding takes on the GPU, by itself.
+
+use std::fmt;
+
+use serde::Serialize;
+use tessera_cuda::{CudaExecutor, StageTime};
+use tessera_model::{Batch, StepError};
+
+/// Whether a bench times them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stages {
+    Timed,
+    Untimed,
+}
+
+/// The stages of a step of so many rows.
+#[derive(Debug, PartialEq, Serialize)]
+pub struct StepStages {
+    batch: usize,
+    /// In the order in which they first run.
+    stages: Vec<StageSum>,
+}
+
+/// A stage, of all layers together.
+#[derive(Debug, PartialEq, Serialize)]
+struct StageSum {
+    /// Fused stages by commas.
+    stage: &'static str,
+    runs: usize,
+    us: f64,
+}
+
+impl StepStages {
+    /// Of each stage the median, after a run that does not count.
+    pub fn measure(executor: &mut CudaExecutor, batch: &Batch, repetitions: usize) -> Result<Self, StepError> {
+        executor.time_stages(batch)?;
+        let runs: Vec<_> =
+            (0..repetitions).map(|_| Ok(sums(&executor.time_stages(batch)?))).collect::<Result<_, StepError>>()?;
+        Ok(Self { batch: batch.rows.len(), stages: medians(&runs) })
+    }
+
+    fn us(&self, stage: &str) -> Option<f64> {
+        self.stages.iter().find(|sum| sum.stage == stage).map(|sum| sum.us)
+    }
+}
+
+/// The times of each stage without what an event itself takes, which is the first.
+fn sums(times: &[StageTime]) -> Vec<StageSum> {
+    let (nothing, times) = times.split_first().expect("a step has stages");
+    let mut sums: Vec<StageSum> = Vec::new();
+    for time in times {
+        let us = 1e3 * f64::from((time.ms - nothing.ms).max(0.0));
+        match sums.iter_mut().find(|sum| sum.stage == time.name) {
+            Some(sum) => (sum.runs, sum.us) = (sum.runs + 1, sum.us + us),
+            None => sums.push(StageSum { stage: time.name, runs: 1, us }),
+        }
+    }
+    sums
+}
+
+/// Of runs that have the same stages.
+fn medians(runs: &[Vec<StageSum>]) -> Vec<StageSum> {
+    let median = |(i, first): (usize, &StageSum)| {
+        let mut us: Vec<f64> = runs.iter().map(|run| run[i].us).collect();
+        us.sort_by(f64::total_cmp);
+        StageSum { us: us[us.len() / 2], ..*first }
+    };
+    runs[0].iter().enumerate().map(median).collect()
+}
+
+/// A column for each batch.
+pub fn write(f: &mut fmt::Formatter<'_>, steps: &[StepStages]) -> fmt::Result {
+    let Some(first) = steps.first() else { return Ok(()) };
+    writeln!(f, "\nEach stage of a step of decoding by itself, us of all layers; together they gain from overlapping")?;
+    write!(f, "| {:32} |", "stage")?;
+    steps.iter().try_for_each(|step| write!(f, " {:>9} |", format!("x{}", step.batch)))?;
+    write!(f, "\n|{:-<34}|", "")?;
+    steps.iter().try_for_each(|_| write!(f, "----------:|"))?;
+    for sum in &first.stages {
+        write!(f, "\n| {:32} |", format!("{}, {} times", sum.stage, sum.runs))?;
+        for step in steps {
+            write!(f, " {:>9} |", step.us(sum.stage).map_or(String::new(), |us| format!("{us:.1}")))?;
+        }
+    }
+    write!(f, "\n| {:32} |", "all")?;
+    let total = |step: &StepStages| step.stages.iter().map(|sum| sum.us).sum::<f64>();
+    steps.iter().try_for_each(|step| write!(f, " {:>9.1} |", total(step)))?;
+    writeln!(f)
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    fn times(factor: f32) -> Vec<StageTime> {
+        let stage = |layer, name, ms: f32| StageTime { layer, name, ms: 0.001 + ms * factor };
+        vec![
+            stage(None, "nothing", 0.0),
+            stage(None, "embed", 0.002),
+            stage(Some(0), "qkv", 0.010),
+            stage(Some(1), "qkv", 0.012),
+        ]
+    }
+
+    pub fn some(batch: usize, factor: f32) -> StepStages {
+        let run = |noise: f32| sums(&times(factor * noise));
+        StepStages { batch, stages: medians(&[run(1.1), run(0.9), run(1.0)]) }
+    }
+
+    #[test]
+    fn stages_are_summed_over_layers_without_what_events_take() {
+        let StepStages { stages, .. } = some(1, 1.0);
+        assert_eq!(stages.iter().map(|sum| (sum.stage, sum.runs)).collect::<Vec<_>>(), [("embed", 1), ("qkv", 2)]);
+        // Times are float32.
+        assert!((stages[0].us - 2.0).abs() < 1e-3 && (stages[1].us - 22.0).abs() < 1e-3, "{stages:?}");
+    }
+}
