@@ -111,14 +111,14 @@ template <int Groups>
 struct Operands {
     uint32_t a[4][4], b[Groups][8];
 
-    // This lane's rows of a record, and of the first group of a panel.
-    __device__ __forceinline__ void load(uint32_t record, uint32_t panel) {
+    // This lane's rows of a record, and of each group of a panel.
+    __device__ __forceinline__ void load(uint32_t record, const uint32_t (&panels)[Groups]) {
 #pragma unroll
         for (uint32_t step = 0; step < 4; step++) load_matrices(record ^ (step * 32), a[step]);
 #pragma unroll
         for (uint32_t g = 0; g < Groups; g++) {
-            load_matrices(panel + g * kGroupBytes, b[g]);
-            load_matrices((panel + g * kGroupBytes) ^ 64, b[g] + 4);
+            load_matrices(panels[g], b[g]);
+            load_matrices(panels[g] ^ 64, b[g] + 4);
         }
     }
 
@@ -131,13 +131,17 @@ struct Operands {
     }
 };
 
-// Copies tokens, each panel's rows that exist; every warp that copies some panels of each segment.
+// Copies tokens, each panel's rows that exist: of each segment, a lane of a warp that copies has a panel at most. All arrive.
 __device__ __forceinline__ void copy_tokens(const DenseArgs& args, const Shared& shared, const Segments& segments,
                                             uint32_t copier) {
     const uint32_t n_bytes = args.n_tokens * 128, panel_bytes = (args.n_tokens + 7) / 8 * kGroupBytes;
-    for (uint32_t p = threadIdx.x % 32 * kCopiers + copier; p < args.k_records; p += 32 * kCopiers) {
-        copy_bulk(shared.tokens + p * n_bytes, args.tokens + size_t(p) * panel_bytes, n_bytes,
-                  shared.tokens_full + p / kChunk / segments.each * 8);
+    uint32_t begin = 0;
+    for (uint32_t i = 0; i < kSegments; i++) {
+        const uint32_t p = begin + threadIdx.x % 32 * kCopiers + copier, end = segments.end(args, i);
+        const uint32_t full = shared.tokens_full + i * 8;
+        barrier_expect(full, p < end ? n_bytes : 0);
+        if (p < end) copy_bulk(shared.tokens + p * n_bytes, args.tokens + size_t(p) * panel_bytes, n_bytes, full);
+        begin = end;
     }
 }
 
@@ -147,7 +151,7 @@ struct Reader {
     const DenseArgs& args;
     const Shared& shared;
     const Segments& segments;
-    uint32_t weights, panel;  // this lane's rows of a record, and of the next panel
+    uint32_t weights, panels[Groups];  // this lane's rows of a record, and of each group of the next panel
     uint32_t segment = 0;
 
     __device__ __forceinline__ Reader(const DenseArgs& args, const Shared& shared, const Segments& segments)
@@ -155,7 +159,12 @@ struct Reader {
         // Matrices of A: both groups of piece 2 step, then those of the next; of B: pieces 0 to 3.
         const uint32_t lane = threadIdx.x % 32, row = lane % 8, matrix = lane / 8;
         weights = shared.weights + matrix % 2 * kGroupBytes + row * 128 + ((matrix / 2) ^ row) * 16;
-        panel = shared.tokens + row * 128 + (matrix ^ row) * 16;
+#pragma unroll
+        for (uint32_t g = 0; g < Groups; g++) {
+            // Rows that are not there have the last one's values: what becomes of them is not stored.
+            const uint32_t token = min(g * 8 + row, args.n_tokens - 1);
+            panels[g] = shared.tokens + token * 128 + (matrix ^ token % 8) * 16;
+        }
     }
 
     // Whether a chunk of weights is there. The answer takes a while: asked for early, it holds up nothing.
@@ -171,8 +180,9 @@ struct Reader {
 
     // Record `r` of a stage.
     __device__ __forceinline__ void load(const Ring& ring, uint32_t r, Operands<Groups>& to) {
-        to.load(weights + ring.stage * kStageBytes + r * kDenseRecordBytes, panel);
-        panel += args.n_tokens * 128;
+        to.load(weights + ring.stage * kStageBytes + r * kDenseRecordBytes, panels);
+#pragma unroll
+        for (uint32_t g = 0; g < Groups; g++) panels[g] += args.n_tokens * 128;
     }
 
     // All lanes have loaded what they need of the stage.
@@ -244,19 +254,15 @@ __device__ __forceinline__ void consume_strip(const DenseArgs& args, const Share
 
 // By one warp; `full` and `empty` are the first barriers of all rings.
 __device__ __forceinline__ void begin_barriers(const DenseArgs& args, uint32_t tokens_full, uint32_t full, uint32_t empty,
-                                               const Segments& segments, uint32_t n_warps) {
+                                               uint32_t n_warps) {
     const uint32_t lane = threadIdx.x % 32;
     static_assert(kMaxStages <= 32 && kSegments <= 32);
-    if (lane < kSegments) barrier_init(tokens_full + lane * 8, 1);
+    if (lane < kSegments) barrier_init(tokens_full + lane * 8, kCopiers * 32);
     if (lane < n_warps * args.stages) {
         barrier_init(full + lane * 8, 1);
         barrier_init(empty + lane * 8, 1);
     }
     barrier_init_fence();
-    if (lane < kSegments) {
-        const uint32_t begin = lane == 0 ? 0 : segments.end(args, lane - 1);
-        barrier_expect(tokens_full + lane * 8, (segments.end(args, lane) - begin) * args.n_tokens * 128);
-    }
     __syncwarp();
 }
 
@@ -273,7 +279,7 @@ __device__ __forceinline__ void dense_stream(const DenseArgs& args) {
     Producer producer(strips);
     if (warp == n_warps) {
         const Shared first(args, 0);
-        begin_barriers(args, first.tokens_full, first.full, first.empty, segments, n_warps);
+        begin_barriers(args, first.tokens_full, first.full, first.empty, n_warps);
         if (fills) producer.begin(args, shared);
     }
     __syncthreads();

@@ -135,14 +135,14 @@ __device__ __forceinline__ void produce_weights(const MoeGemmArgs& args, Shared&
     }
 }
 
-// One warp: panels `first` to `last` of group `g`, which the kernel before has grouped. All lanes arrive.
+// One lane of a warp: panels `first` to `last` of group `g`, which the kernel before has grouped. More lanes would take turns.
 __device__ __forceinline__ void copy_group(const MoeGemmArgs& args, const TokenTile& tile, uint32_t g, uint32_t first,
                                            uint32_t last, uint32_t to, uint32_t full) {
-    const uint32_t lane = threadIdx.x % 32, n_panels = last - first;
-    barrier_expect(full, (n_panels / 32 + (lane < n_panels % 32)) * kGroupBytes);
+    if (threadIdx.x % 32 > 0) return;
+    barrier_expect(full, (last - first) * kGroupBytes);
     const uint8_t* from = args.tokens
         + (size_t(tile.expert_group) * args.k_records + (tile.first_group - tile.expert_group) + g) * kGroupBytes;
-    for (uint32_t panel = first + lane; panel < last; panel += 32) {
+    for (uint32_t panel = first; panel < last; panel++) {
         copy_bulk(to + panel * kGroupBytes, from + size_t(panel) * tile.panel_stride * kGroupBytes, kGroupBytes, full);
     }
 }
@@ -330,7 +330,7 @@ __device__ __forceinline__ void moe_stream(const Args& args) {
             }
         }
         for (uint32_t i = 0; i < kBuffers * kSegments; i++) {
-            barrier_init(shared_address(&shared.tokens_full[0][i]), 32);
+            barrier_init(shared_address(&shared.tokens_full[0][i]), E == Epilogue::SwiGlu && kRoutes<Args> ? 32 : 1);
             barrier_init(shared_address(&shared.tokens_empty[0][i]), kConsumers * 4);
         }
         barrier_init_fence();
