@@ -2,7 +2,8 @@
 //!
 //! `out = softmax([q k / sqrt(head_dim), sink]) [v, 0]`, where a sliding layer's query sees the last `sliding_window` keys.
 //! A token's result has the same bits whatever else is in the step, and however its prompt was cut into steps: every sum has
-//! an order that depends on positions alone (`attention.cuh`).
+//! an order that depends on positions alone (`attention.cuh`). Values that are not numbers are the exception: they
+//! reach all tokens of their row that the step has.
 
 use std::f32::consts::LOG2_E;
 
