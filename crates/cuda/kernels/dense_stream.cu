@@ -187,8 +187,7 @@ struct Reader {
 
     // All lanes have loaded what they need of the stage.
     __device__ __forceinline__ void release(const Ring& ring) const {
-        __syncwarp();
-        if (threadIdx.x % 32 == 0) barrier_arrive(shared.empty + ring.stage * 8);
+        barrier_arrive(shared.empty + ring.stage * 8);
     }
 };
 
@@ -260,7 +259,7 @@ __device__ __forceinline__ void begin_barriers(const DenseArgs& args, uint32_t t
     if (lane < kSegments) barrier_init(tokens_full + lane * 8, kCopiers * 32);
     if (lane < n_warps * args.stages) {
         barrier_init(full + lane * 8, 1);
-        barrier_init(empty + lane * 8, 1);
+        barrier_init(empty + lane * 8, 32);
     }
     barrier_init_fence();
     __syncwarp();

@@ -234,8 +234,7 @@ __device__ __forceinline__ void consume(const MoeGemmArgs& args, Shared& shared,
     uint32_t released = first_tile;  // tiles before this one
     const auto release = [&](uint32_t tile) {
         for (; E == Epilogue::Plain && released < tile; released++) {
-            __syncwarp();
-            if (threadIdx.x % 32 < kSegments) barrier_arrive(shared_address(&shared.tokens_empty[threadIdx.x % 32]));
+            for (uint32_t i = 0; i < kSegments; i++) barrier_arrive(shared_address(&shared.tokens_empty[i]));
         }
     };
     for (uint32_t unit = work.begin + consumer; unit < work.end; unit += kConsumers) {
@@ -264,7 +263,7 @@ __device__ __forceinline__ void moe_few(const MoeRoutedArgs& args) {
         }
         for (uint32_t i = 0; i < kSegments; i++) {
             barrier_init(shared_address(&shared.tokens_full[i]), E == Epilogue::SwiGlu ? kThreads : 1);
-            barrier_init(shared_address(&shared.tokens_empty[i]), kConsumers * 4);
+            barrier_init(shared_address(&shared.tokens_empty[i]), kConsumers * 128);
         }
         barrier_init_fence();
     }

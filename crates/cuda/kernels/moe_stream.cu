@@ -216,11 +216,8 @@ __device__ __forceinline__ void wait_for_tokens(Shared& shared, const Work& work
 }
 
 __device__ __forceinline__ void release_tokens(Shared& shared, const Work& work, uint32_t segment) {
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) {
-        for (uint32_t g = 0; g < work.tile.n_groups; g++) {
-            barrier_arrive(shared_address(&shared.tokens_empty[work.buffer_of(g)][segment]));
-        }
+    for (uint32_t g = 0; g < work.tile.n_groups; g++) {
+        barrier_arrive(shared_address(&shared.tokens_empty[work.buffer_of(g)][segment]));
     }
 }
 
@@ -331,7 +328,7 @@ __device__ __forceinline__ void moe_stream(const Args& args) {
         }
         for (uint32_t i = 0; i < kBuffers * kSegments; i++) {
             barrier_init(shared_address(&shared.tokens_full[0][i]), E == Epilogue::SwiGlu && kRoutes<Args> ? 32 : 1);
-            barrier_init(shared_address(&shared.tokens_empty[0][i]), kConsumers * 4);
+            barrier_init(shared_address(&shared.tokens_empty[0][i]), kConsumers * 128);
         }
         barrier_init_fence();
     }

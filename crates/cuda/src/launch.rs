@@ -45,6 +45,10 @@ pub struct Launch {
     pub start: Start,
 }
 
+/// Two blocks with so much shared memory are too much for a multiprocessor, which has 228 KiB, 1 of them for itself of each
+/// block. Beside one there is room for a block of 112 KiB.
+const APART_SMEM_BYTES: u32 = 114 << 10;
+
 /// When a kernel's blocks may start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
@@ -60,6 +64,12 @@ impl Launch {
     pub fn new(n_blocks: u32, n_threads: u32) -> Self {
         let [grid, block, cluster] = [n_blocks, n_threads, 1].map(|x| [x, 1, 1]);
         Self { grid, block, cluster, smem_bytes: 0, start: Start::InOrder }
+    }
+
+    /// The same with blocks that never share a multiprocessor. Of a kernel that starts early, some multiprocessors could have
+    /// two blocks otherwise, and others none.
+    pub fn apart(self) -> Self {
+        Self { smem_bytes: self.smem_bytes.max(APART_SMEM_BYTES), ..self }
     }
 }
 

@@ -194,7 +194,7 @@ impl Rings {
             start: Start::Early,
             ..Launch::new(self.blocks as u32, 32 * (self.warps + COPIERS) as u32)
         };
-        (launch, DenseArgs { stages: self.stages as u32, ..args })
+        (launch.apart(), DenseArgs { stages: self.stages as u32, ..args })
     }
 }
 
