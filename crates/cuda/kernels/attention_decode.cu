@@ -335,8 +335,8 @@ __device__ __forceinline__ void decode(const AttentionArgs& args) {
     Copier<kHeadDim> copier(args, items, units, ring, full);
     uint32_t n_early = 0;
     for (; n_early < kStages && !copier.is_done() && !copier.is_new(); n_early++) copier.copy();
-    grid_wait_for_previous();
     grid_launch_next();
+    grid_wait_for_previous();
     for (; n_early < kStages; n_early++) copier.copy();
     attend<kHeadDim>(args, items, units, ring, full, copier);
     if (args.window == 0) merge_partials<kHeadDim>(args, header, units.begin, n_warps);

@@ -280,8 +280,8 @@ __device__ __forceinline__ void prefill(const AttentionArgs& args) {
     }
     const Work work(args);
     __syncthreads();
-    grid_wait_for_previous();
     grid_launch_next();
+    grid_wait_for_previous();
     if (threadIdx.x < kConsumers) {
         registers_grow<kConsumerRegisters>();
         consume<kHeadDim, Products>(args, work, shared);

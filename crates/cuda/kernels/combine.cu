@@ -68,8 +68,8 @@ __device__ __forceinline__ Columns combine(const CombineAddArgs& args) {
 }  // namespace
 
 extern "C" __global__ void __launch_bounds__(kNormThreads, 2) combine_add(const __grid_constant__ CombineAddArgs args) {
-    grid_wait_for_previous();
     grid_launch_next();
+    grid_wait_for_previous();
     combine(args);
 }
 
@@ -78,8 +78,8 @@ extern "C" __global__ void __launch_bounds__(kNormThreads, 2) combine_norm(const
     const uint32_t hidden = args.add.hidden;
     const Columns weight = load_columns(args.norm_weight, hidden);
     const float inverse = reciprocal_approx(float(hidden));
-    grid_wait_for_previous();
     grid_launch_next();
+    grid_wait_for_previous();
     const Columns x = combine(args.add);
     const float squares = warp_squares(x);
     if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = squares;

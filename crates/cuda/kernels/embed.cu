@@ -15,8 +15,8 @@ static_assert(sizeof(EmbedArgs) == 32);
 
 // Eight columns a thread. A token beyond the vocabulary is nobody's, and gets NaN.
 extern "C" __global__ void __launch_bounds__(384) embed(const __grid_constant__ EmbedArgs args) {
-    grid_wait_for_previous();
     grid_launch_next();
+    grid_wait_for_previous();
     const uint32_t token = args.tokens[blockIdx.x], column = threadIdx.x * 8;
     if (column >= args.hidden) return;
     uint4 pairs{~0u, ~0u, ~0u, ~0u};

@@ -17,8 +17,8 @@ extern "C" __global__ void __launch_bounds__(kNormThreads, 4) rms_norm(const __g
     __shared__ alignas(16) float warp_sums[kNormWarps];
     const Columns weight = load_columns(args.weight, args.hidden);
     const float inverse = reciprocal_approx(float(args.hidden));
-    grid_wait_for_previous();
     grid_launch_next();
+    grid_wait_for_previous();
     const uint32_t row = blockIdx.x, token = args.tokens == nullptr ? row : args.tokens[row];
     const Columns x = load_columns(args.residual + size_t(token) * args.hidden, args.hidden);
     const float squares = warp_squares(x);

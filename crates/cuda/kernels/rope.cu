@@ -77,8 +77,8 @@ struct Eight {
 }  // namespace
 
 extern "C" __global__ void __launch_bounds__(kThreads) turn(const __grid_constant__ TurnArgs args) {
-    grid_wait_for_previous();
     grid_launch_next();
+    grid_wait_for_previous();
     const uint32_t index = blockIdx.x * kThreads + threadIdx.x, token = index / args.half;
     if (token >= args.tokens) return;
     const float2 turn = cos_sin(__fmul_rn(float(args.positions[token]), args.inv_freq[index % args.half]));
@@ -87,8 +87,8 @@ extern "C" __global__ void __launch_bounds__(kThreads) turn(const __grid_constan
 
 // A thread has eight elements of each half of a head.
 extern "C" __global__ void __launch_bounds__(kThreads) rope_store(const __grid_constant__ RopeStoreArgs args) {
-    grid_wait_for_previous();
     grid_launch_next();
+    grid_wait_for_previous();
     const uint32_t half = args.head_dim / 2, parts = half / 8, heads = args.heads + 2 * args.kv_heads;
     const uint32_t index = blockIdx.x * kThreads + threadIdx.x, part = index % parts, head = index / parts % heads;
     const uint32_t token = index / parts / heads;

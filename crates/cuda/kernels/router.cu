@@ -144,8 +144,8 @@ extern "C" __global__ void __launch_bounds__(kNormThreads, 1) router(const __gri
     __shared__ Sums sums[2];
     const StripWeights weights = load_weights(args);
     const float bias = load_bias(args);
-    grid_wait_for_previous();
     grid_launch_next();
+    grid_wait_for_previous();
     const uint32_t n_groups = (args.tokens + kGroupTokens - 1) / kGroupTokens, k_records = (args.hidden + 63) / 64;
     TokenPieces tokens = load_tokens(args, blockIdx.y);
     // Two sets of sums: who stores into one has passed the barrier behind which the other was read.
@@ -169,8 +169,8 @@ extern "C" __global__ void __launch_bounds__(kNormThreads, 1) norm_router(const 
     const Columns norm_weight = load_columns(args.norm_weight, hidden);
     const float inverse = reciprocal_approx(float(hidden));
     const float bias = load_bias(router);
-    grid_wait_for_previous();
     grid_launch_next();
+    grid_wait_for_previous();
     Columns x[kGroupTokens];
 #pragma unroll
     for (uint32_t r = 0; r < kGroupTokens; r++) {

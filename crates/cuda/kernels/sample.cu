@@ -333,8 +333,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1) sample(const __grid_co
     if (threadIdx.x == 0) shared.n_candidates = 0;
     // All blocks must be there before the first writes to another's memory.
     cluster_sync();
-    grid_wait_for_previous();
     grid_launch_next();
+    grid_wait_for_previous();
     const RowSampling& sampling = args.samplings[row];
     if (sampling.logit >= args.n_logits) return;
     // A multiple of 32: 128 bytes.

@@ -333,6 +333,7 @@ impl Loaded {
             CUresult::CUDA_ERROR_NOT_FOUND => return Err(unknown),
             status => check("cuModuleGetFunction", status)?,
         }
+        share_for_smem(raw)?;
         let function = Function { raw: Handle(raw), params_bytes: params_bytes(raw)?, smem_bytes: Mutex::new(0) };
         Ok(Arc::clone(self.functions.entry((file, kernel)).or_insert(Arc::new(function))))
     }
@@ -366,6 +367,15 @@ fn load(image: &'static [u8]) -> Result<Handle<sys::CUmodule>, DeviceError> {
     // SAFETY: the image is a whole ELF file, aligned, that nvcc made; the driver writes one handle.
     check("cuModuleLoadData", unsafe { sys::cuModuleLoadData(&mut module, image.as_ptr().cast()) })?;
     Ok(Handle(module))
+}
+
+/// All that may be shared memory is. Left alone, the driver gives a kernel as much as its own blocks need: another's would have no
+/// room beside them, and multiprocessors would have to be empty to change it.
+fn share_for_smem(function: sys::CUfunction) -> Result<(), DeviceError> {
+    const ALL_PERCENT: c_int = 100;
+    let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+    // SAFETY: the function's module is loaded for as long as the context lives.
+    check("cuFuncSetAttribute", unsafe { sys::cuFuncSetAttribute(function, attribute, ALL_PERCENT) })
 }
 
 /// The size of each parameter of a kernel.
