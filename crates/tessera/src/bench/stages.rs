@@ -70,22 +70,39 @@ fn medians(runs: &[Vec<StageSum>]) -> Vec<StageSum> {
 
 /// A column for each batch.
 pub fn write(f: &mut fmt::Formatter<'_>, steps: &[StepStages]) -> fmt::Result {
-    let Some(first) = steps.first() else { return Ok(()) };
+    if steps.is_empty() {
+        return Ok(());
+    }
     writeln!(f, "\nEach stage of a step of decoding by itself, us of all layers; together they gain from overlapping")?;
     write!(f, "| {:32} |", "stage")?;
     steps.iter().try_for_each(|step| write!(f, " {:>9} |", format!("x{}", step.batch)))?;
     write!(f, "\n|{:-<34}|", "")?;
     steps.iter().try_for_each(|_| write!(f, "----------:|"))?;
-    for sum in &first.stages {
-        write!(f, "\n| {:32} |", format!("{}, {} times", sum.stage, sum.runs))?;
+    for (stage, runs) in stages_of(steps) {
+        write!(f, "\n| {:32} |", format!("{stage}, {runs} times"))?;
         for step in steps {
-            write!(f, " {:>9} |", step.us(sum.stage).map_or(String::new(), |us| format!("{us:.1}")))?;
+            write!(f, " {:>9} |", step.us(stage).map_or(String::new(), |us| format!("{us:.1}")))?;
         }
     }
     write!(f, "\n| {:32} |", "all")?;
     let total = |step: &StepStages| step.stages.iter().map(|sum| sum.us).sum::<f64>();
     steps.iter().try_for_each(|step| write!(f, " {:>9.1} |", total(step)))?;
     writeln!(f)
+}
+
+/// The stages that any of the steps has, and how often: which are fused goes by the number of rows.
+fn stages_of(steps: &[StepStages]) -> Vec<(&'static str, usize)> {
+    let mut stages: Vec<(&'static str, usize)> = Vec::new();
+    for step in steps {
+        let mut next = 0;
+        for sum in &step.stages {
+            next = 1 + stages.iter().position(|(stage, _)| *stage == sum.stage).unwrap_or_else(|| {
+                stages.insert(next, (sum.stage, sum.runs));
+                next
+            });
+        }
+    }
+    stages
 }
 
 #[cfg(test)]
@@ -105,6 +122,17 @@ pub mod tests {
     pub fn some(batch: usize, factor: f32) -> StepStages {
         let run = |noise: f32| sums(&times(factor * noise));
         StepStages { batch, stages: medians(&[run(1.1), run(0.9), run(1.0)]) }
+    }
+
+    #[test]
+    fn a_stage_that_only_some_steps_have_has_its_row() {
+        let step = |stages: &[&'static str]| {
+            let sum = |&stage: &&'static str| StageSum { stage, runs: 1, us: 1.0 };
+            StepStages { batch: 1, stages: stages.iter().map(sum).collect() }
+        };
+        let steps = [step(&["a", "b, c", "d", "f"]), step(&["a", "b", "c", "d", "e", "f"]), step(&["g", "a", "f"])];
+        let names: Vec<_> = stages_of(&steps).into_iter().map(|(stage, _)| stage).collect();
+        assert_eq!(names, ["g", "a", "b", "c", "b, c", "d", "e", "f"]);
     }
 
     #[test]
