@@ -2,6 +2,7 @@
 # Packs the GPU's tests for a machine with a GPU and without a Rust toolchain: target/gpu-tests.tar.gz. There:
 #
 #     tar xzf gpu-tests.tar.gz && gpu-tests/run.sh [arguments of the kernels' tests, such as a name]
+#     gpu-tests/sanitize.sh [tools of compute-sanitizer]
 #
 # That machine needs the NVIDIA driver and a glibc that is no older than this one's. In the archive are the tests of
 # crates/cuda, those of the program that need a GPU, and the program: gpu-tests/bin/tessera.
@@ -52,9 +53,31 @@ if (($# == 0)); then
     ./program-tests --test-threads=1 on_the_gpu || status=1
     ./command-tests --test-threads=1 on_the_gpu || status=1
     bin/tessera verify demo --moe-only --device cuda || status=1
+    bin/tessera verify demo --device cuda || status=1
 fi
 exit $status
 RUN
-chmod +x "$folder/run.sh"
+cat >"$folder/sanitize.sh" <<'SANITIZE'
+#!/usr/bin/env bash
+# Runs the kernels' tests under NVIDIA's compute-sanitizer, but for those that would take many minutes so: accesses out of bounds,
+# reads of what nobody wrote, races in shared memory. Arguments choose among its tools; without any, all three are run.
+cd "$(dirname "$0")"
+export REQUIRE_GPU=1 TESSERA_FIXTURES="$PWD/fixtures"
+tools=("$@")
+((${#tools[@]})) || tools=(memcheck initcheck racecheck)
+# What errors of calls the tests provoke is no matter here; by itself racecheck counts fewer barriers than some kernels have.
+options=(--report-api-errors no --num-cuda-barriers 128 --error-exitcode 9)
+long=(among_thousands alone_and_in_batches thousands_of_tokens the_published_widths the_longest_context in_long_contexts
+    the_published_vocabulary of_a_wide_model long_yarn)
+status=0
+for tool in "${tools[@]}"; do
+    echo "== $tool"
+    for binary in kernel-tests/*; do
+        compute-sanitizer "${options[@]}" --tool "$tool" "$binary" --test-threads=1 "${long[@]/#/--skip=}" || status=1
+    done
+done
+exit $status
+SANITIZE
+chmod +x "$folder"/{run,sanitize}.sh
 tar -czf "$folder.tar.gz" -C target gpu-tests
 ls -l "$folder.tar.gz"
