@@ -133,6 +133,17 @@ fn models_that_do_not_fit_are_refused() {
     assert!(error.to_string().contains("and may have 30.0 GB: shorten the context"), "{error}");
 }
 
+/// Weights of 65.2 GB, and the whole context in steps of 8,192 tokens.
+#[test]
+fn the_120b_fits_a_card_of_80_gb_with_its_whole_context() {
+    let config = Like::Gpt120b.config();
+    let limits = Limits::for_sequences(&config, 1, config.max_position_embeddings, 8192);
+    // What such a card says is free when nothing else runs, about, and the default share of it.
+    let budget_bytes = 84_000_000_000 / 10 * 9;
+    assert_eq!(config.max_position_embeddings, 131_072);
+    assert_eq!(CudaExecutor::fits(&config, &limits, budget_bytes), Ok(()));
+}
+
 #[test]
 fn limits_beyond_the_memory_are_refused() {
     let Some(device) = gpu() else { return };
