@@ -42,7 +42,7 @@ pub struct Args {
     /// How many positions, counted from the end [default: all]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     last: Option<usize>,
-    /// How exactly to compute [default: f32; on the GPU, bf16]
+    /// How exactly to compute; f32 is the CPU's alone [default: f32; with --device cuda, bf16]
     #[arg(long, value_enum)]
     precision: Option<Precision>,
     /// Threads that compute [default: all cores]
