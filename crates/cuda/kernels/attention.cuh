@@ -45,7 +45,7 @@ namespace attention {
 
 constexpr uint32_t kTileKeys = 64, kBlockKeys = 16;
 constexpr uint32_t kSplitTiles = 4, kSpanSplits = 16;
-constexpr uint32_t kSplitKeys = kTileKeys * kSplitTiles, kTileBlocks = kTileKeys / kBlockKeys;
+constexpr uint32_t kTileBlocks = kTileKeys / kBlockKeys;
 constexpr float kLog2E = 1.4426950408889634f;
 
 template <int kHeadDim>

@@ -12,7 +12,6 @@
 
 namespace pack {
 
-constexpr int kTileCodeBytes = mxfp4::kColumns / 2;  // of one row of a record
 constexpr int kDenseRows = 16;
 constexpr int kDenseColumns = 64;
 constexpr int kGroupRows = 8;

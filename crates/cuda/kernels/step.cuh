@@ -2,8 +2,6 @@
 #pragma once
 #include <cstdint>
 
-constexpr uint32_t kPadToken = ~0u;
-
 // Offsets are in words from the header.
 struct StepHeader {
     uint32_t n_tokens, n_logits, n_samplings;

@@ -14,14 +14,11 @@ use tessera_model::{BLOCK_SIZE, Config, LayerType};
 use crate::device::{Buffer, Device};
 use crate::error::DeviceError;
 use crate::kernels::attention::{
-    AttentionArgs, AttentionKernels, MAX_GROUP, MAX_HALF, Products, RopeStoreArgs, TurnArgs,
+    AttentionArgs, AttentionKernels, HEAD_DIMS, MAX_GROUP, MAX_HALF, Products, RopeStoreArgs, TurnArgs,
 };
 use crate::launch::Stream;
-use crate::moe::grouped::{GROUP_ROWS, PANEL, panels};
+use crate::moe::grouped::{GROUP_ROWS, PIECE, panels_len};
 use crate::step::{StepMeta, max_partials};
-
-/// Elements of a 16-byte piece.
-const PIECE: usize = 8;
 
 /// Why attention cannot be loaded or run.
 #[derive(Debug, PartialEq, thiserror::Error)]
@@ -55,7 +52,7 @@ impl AttentionShape {
             head_dim: config.head_dim,
             sliding_window: config.sliding_window,
         };
-        if ![32, 64].contains(&shape.head_dim) {
+        if !HEAD_DIMS.contains(&shape.head_dim) {
             return Err(AttentionError::Size { what: "head_dim", expected: "32 or 64", found: shape.head_dim });
         }
         if shape.group() > MAX_GROUP {
@@ -80,7 +77,7 @@ impl AttentionShape {
 
     /// Elements of a step's result in panels: rows in groups of 8, columns in panels of 64.
     pub fn out_len(self, n_tokens: usize) -> usize {
-        n_tokens.next_multiple_of(GROUP_ROWS) * panels(self.q_dim()) * PANEL
+        panels_len(n_tokens, self.q_dim())
     }
 }
 

@@ -17,7 +17,7 @@ use crate::device::{Buffer, Device};
 use crate::kernels::dense::{DenseArgs, DenseKernel, DenseKernels};
 use crate::launch::Stream;
 use crate::moe::MAX_TOKENS;
-use crate::moe::grouped::{GROUP_ROWS, PANEL, panels};
+use crate::moe::grouped::{panels, panels_len};
 
 /// The kernels of dense products, of any shape.
 pub struct Dense {
@@ -83,7 +83,7 @@ impl Dense {
     ) -> Result<&'static str, DenseError> {
         let shape = weights.shape;
         at_most(MAX_TOKENS, n_tokens)?;
-        long_enough("x", x, panels_len(shape.cols, n_tokens))?;
+        long_enough("x", x, panels_len(n_tokens, shape.cols))?;
         long_enough("out", out, n_tokens * shape.rows)?;
         if n_tokens == 0 {
             return Ok("");
@@ -111,11 +111,6 @@ impl Dense {
         };
         Ok(self.kernels.launch(stream, kernel, shape, args)?)
     }
-}
-
-/// Elements of the panels of so many rows.
-pub(crate) fn panels_len(cols: usize, n_rows: usize) -> usize {
-    n_rows.next_multiple_of(GROUP_ROWS) * panels(cols) * PANEL
 }
 
 fn at_most(limit: usize, found: usize) -> Result<(), DenseError> {

@@ -10,7 +10,7 @@ use crate::error::DeviceError;
 use crate::executor::CudaError;
 use crate::launch::Stream;
 use crate::model_weights::ModelWeights;
-use crate::moe::grouped::{GROUP_ROWS, PANEL, panels};
+use crate::moe::grouped::{GROUP_ROWS, panels_len};
 use crate::moe::{Moe, MoeChoice, MoeShape, MoeWorkspace, StageDone, Swiglu};
 use crate::sampling::{Sampled, Sampler};
 use crate::step::StepMeta;
@@ -99,11 +99,6 @@ pub(crate) fn moe_shape(config: &Config) -> MoeShape {
         experts: config.num_local_experts,
         top_k: config.num_experts_per_tok,
     }
-}
-
-/// Elements of rows in panels.
-pub(crate) fn panels_len(rows: usize, cols: usize) -> usize {
-    rows.next_multiple_of(GROUP_ROWS) * panels(cols) * PANEL
 }
 
 impl Forward {

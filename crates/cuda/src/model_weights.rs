@@ -10,9 +10,10 @@ use half::bf16;
 use tessera_model::checkpoint::{Layout, TensorSpec};
 use tessera_model::{Config, Weights};
 
-use crate::dense::{DenseShape, DenseWeights};
+use crate::dense::{DenseShape, DenseWeights, MAX_COLS};
 use crate::device::{Buffer, Device};
 use crate::error::DeviceError;
+use crate::kernels::attention::{HEAD_DIMS, MAX_GROUP};
 use crate::launch::Stream;
 use crate::moe::{MoeShape, MoeWeights};
 use crate::pack::ScaleShift;
@@ -25,13 +26,6 @@ mod placement;
 mod shifts;
 
 pub use error::ModelWeightsError;
-
-/// Widths of a head that the attention kernels work on.
-const HEAD_DIMS: [usize; 2] = [32, 64];
-/// Query heads of a key and value head: rows of one matrix instruction.
-const MAX_GROUP: usize = 16;
-/// Columns of a BF16 matrix.
-const MAX_DENSE_COLS: usize = 8192;
 
 /// All weights of a model.
 pub struct ModelWeights {
@@ -222,8 +216,8 @@ fn checked(config: &Config) -> Result<MoeShape, ModelWeightsError> {
     if config.vocab_size > MAX_VOCAB {
         return refuse("vocab_size", format!("at most {MAX_VOCAB}"), config.vocab_size);
     }
-    if config.q_dim() > MAX_DENSE_COLS {
-        return refuse("num_attention_heads * head_dim", format!("at most {MAX_DENSE_COLS}"), config.q_dim());
+    if config.q_dim() > MAX_COLS {
+        return refuse("num_attention_heads * head_dim", format!("at most {MAX_COLS}"), config.q_dim());
     }
     Ok(MoeShape {
         hidden: config.hidden_size,

@@ -14,7 +14,7 @@ use crate::kernels::embed::{EmbedArgs, EmbedKernel};
 use crate::kernels::norm::{NormArgs, NormKernel, NormTargets};
 use crate::kernels::router::{NormRouterArgs, RouterArgs, RouterKernels};
 use crate::launch::Stream;
-use crate::moe::grouped::{GROUP_ROWS, PANEL, panels};
+use crate::moe::grouped::panels_len;
 use crate::moe::{MAX_EXPERTS, MAX_WIDTH, MoeWorkspace};
 
 /// Of the hidden size.
@@ -270,8 +270,7 @@ impl Steps {
     /// Addresses of buffers that have room for `n_rows` rows.
     fn targets(&self, n_rows: usize, out: &NormOut) -> Result<NormTargets, StepsError> {
         let to_panels = |buffer: &Buffer<bf16>| {
-            let n = n_rows.next_multiple_of(GROUP_ROWS) * panels(self.hidden) * PANEL;
-            long_enough("normed panels", buffer, n).map(|()| buffer.address())
+            long_enough("normed panels", buffer, panels_len(n_rows, self.hidden)).map(|()| buffer.address())
         };
         let to_rows =
             |buffer: &Buffer<bf16>| long_enough("normed rows", buffer, n_rows * self.hidden).map(|()| buffer.address());

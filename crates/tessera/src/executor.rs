@@ -107,7 +107,7 @@ impl DeviceArgs {
     pub fn backend(&self, precision: Precision, threads: Option<usize>, notes: Notes) -> anyhow::Result<Backend> {
         let gpu = match (self.device, precision) {
             (Wish::Cuda, Precision::F32) => {
-                bail!("--device cuda computes in bf16, --precision f32 is for the CPU: leave one of them out")
+                bail!("the GPU computes in bf16 alone: --precision f32 cannot go with --device cuda or --load-dummy")
             }
             (Wish::Cuda, Precision::Bf16) => Ok(Device::open()?),
             (Wish::Cpu, _) => Err("--device cpu".to_owned()),

@@ -10,7 +10,7 @@ use tessera_model::synth::Like;
 use tessera_model::{Limits, Token};
 
 use crate::args::{at_least_one, published_model};
-use crate::executor::{Backend, DeviceArgs, Notes, Precision, StepTokens, Wish};
+use crate::executor::{DeviceArgs, Notes, Precision, StepTokens, Wish};
 use crate::interrupt::{self, Second};
 use crate::npy;
 use crate::opened::{self, Model};
@@ -42,7 +42,7 @@ pub struct Args {
     /// How many positions, counted from the end [default: all]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     last: Option<usize>,
-    /// How exactly to compute [default: f32; on the GPU, bf16]
+    /// How exactly to compute; f32 is the CPU's alone [default: f32; with --device cuda, bf16]
     #[arg(long, value_enum)]
     precision: Option<Precision>,
     /// Threads that compute [default: all cores]
@@ -72,8 +72,11 @@ pub fn run(mut args: Args) -> anyhow::Result<()> {
     if rows > n_tokens {
         bail!("--last {rows} is more than the {n_tokens} tokens of {}", args.tokens.display());
     }
+    let limits = |chunk: usize| Limits::for_sequences(config, 1, n_tokens, chunk.min(n_tokens));
+    let place = backend.place(config, CHUNK, limits)?;
+    let session = Session::new(place.open(model.weights())?, config, place.limits, n_tokens);
     let partial = partial_path(&args.out);
-    let written = write(&backend, &model, &tokens, rows, &partial);
+    let written = write(session, &tokens, rows, config.vocab_size, &partial);
     if let Err(error) = written.and_then(|()| Ok(std::fs::rename(&partial, &args.out)?)) {
         let _ = std::fs::remove_file(&partial);
         return Err(error).with_context(|| format!("cannot write {}", args.out.display()));
@@ -82,14 +85,10 @@ pub fn run(mut args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn write(backend: &Backend, model: &Model, tokens: &[Token], rows: usize, path: &Path) -> anyhow::Result<()> {
-    let config = model.config();
-    let limits = |chunk: usize| Limits::for_sequences(config, 1, tokens.len(), chunk.min(tokens.len()));
-    let place = backend.place(config, CHUNK, limits)?;
-    let mut session = Session::new(place.open(model.weights())?, config, place.limits, tokens.len());
+fn write(mut session: Session, tokens: &[Token], rows: usize, vocab_size: usize, path: &Path) -> anyhow::Result<()> {
     let _listening = interrupt::listen(Second::Ends);
     let mut out = BufWriter::new(File::create(path)?);
-    npy::write_header(&mut out, rows, config.vocab_size)?;
+    npy::write_header(&mut out, rows, vocab_size)?;
     session.logits(tokens, rows, |logits| Ok(npy::write_values(&mut out, logits)?))?;
     Ok(out.flush()?)
 }

@@ -11,7 +11,7 @@ use crate::device::Buffer;
 use crate::error::DeviceError;
 use crate::launch::Stream;
 use crate::moe::MoeChoice;
-use crate::moe::grouped::{GROUP_ROWS, PANEL, panels};
+use crate::moe::grouped::{GROUP_ROWS, PANEL, PIECE, panels_len};
 use crate::slots::{self, Slots};
 
 /// The trace, and where in the model it is.
@@ -64,7 +64,7 @@ impl Show<'_> {
         buffer: &mut Buffer<bf16>,
     ) -> Result<(), CudaError> {
         let groups = rows.div_ceil(GROUP_ROWS);
-        let mut panels = download(stream, buffer, groups * GROUP_ROWS * panels(width) * PANEL)?;
+        let mut panels = download(stream, buffer, panels_len(rows, width))?;
         let place = |row, column| place(groups, row, column);
         let mut values = vec![0.0; rows * width];
         for (row, values) in values.chunks_exact_mut(width).enumerate() {
@@ -80,7 +80,6 @@ impl Show<'_> {
 
 /// Where an element of rows in panels of `groups` groups lies.
 fn place(groups: usize, row: usize, column: usize) -> usize {
-    const PIECE: usize = 8;
     let (group, r, panel, piece) = (row / GROUP_ROWS, row % GROUP_ROWS, column / PANEL, column % PANEL / PIECE);
     ((panel * groups + group) * GROUP_ROWS + r) * PANEL + (piece ^ r) * PIECE + column % PIECE
 }

@@ -8,6 +8,8 @@ use crate::launch::{Kernel, Launch, Start, Stream};
 pub(crate) const SPLIT: usize = 256;
 /// Splits of a span.
 pub(crate) const SPAN_SPLITS: usize = 16;
+/// Elements of a head.
+pub(crate) const HEAD_DIMS: [usize; 2] = [32, 64];
 /// Heads of a key-value head: a warp's rows.
 pub(crate) const MAX_GROUP: usize = 16;
 /// Positions of a tile of keys.

@@ -12,6 +12,11 @@ pub(crate) fn panels(columns: usize) -> usize {
     columns.div_ceil(PANEL)
 }
 
+/// Elements of so many rows in panels: the operand of a dense product.
+pub(crate) fn panels_len(n_rows: usize, columns: usize) -> usize {
+    n_rows.next_multiple_of(GROUP_ROWS) * panels(columns) * PANEL
+}
+
 /// The most rows, filled up, that so many slots make: no more experts than slots have one, and each lacks 7 rows at most.
 pub(crate) fn grouped_rows(n_slots: usize, experts: usize) -> usize {
     (n_slots + (GROUP_ROWS - 1) * experts.min(n_slots)).next_multiple_of(GROUP_ROWS)

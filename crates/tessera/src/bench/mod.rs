@@ -174,7 +174,8 @@ impl Args {
             return all;
         }
         let has_room = |plan: &Plan| backend.has_room(config, STEP_TOKENS, |step| plan.limits(config, step));
-        let Some(n) = (1..=GPU_BATCHES.len()).rev().find(|&n| has_room(&plan(n))) else { return all };
+        // Without room for the fewest, those are what the error is about.
+        let Some(n) = (1..=GPU_BATCHES.len()).rev().find(|&n| has_room(&plan(n))) else { return plan(1) };
         for batch in &GPU_BATCHES[n..] {
             eprintln!("note: no GPU memory for {batch} sequences: left out");
         }

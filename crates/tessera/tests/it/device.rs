@@ -45,6 +45,8 @@ fn without_a_gpu_auto_is_the_cpu_and_nothing_is_said() {
     assert_eq!(with(&["--device", "cpu", "-v"]).stderr, "on the CPU: --device cpu\n");
     assert_eq!(with(&["--precision", "f32", "-v"]).stderr, "on the CPU: the GPU computes in bf16 alone\n");
     with(&["--precision", "f32", "--device", "cuda"]).fails_with(&["--device cuda", "bf16", "--precision f32"]);
+    let dummy = ["generate", "--load-dummy", "20b", "--tokens", "x", "--precision", "f32"];
+    run(&dummy).fails_with(&["--load-dummy", "bf16", "--precision f32"]);
 }
 
 #[test]
