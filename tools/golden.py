@@ -224,10 +224,7 @@ def load_model(folder, dtype):
 
     Like `from_pretrained(dtype=...)`, and unlike `model.to(dtype)`, the rotary frequencies stay float32.
     """
-    config = transformers.AutoConfig.from_pretrained(folder)
-    del config.quantization_config
-    config._attn_implementation = "eager"
-    config._experts_implementation = "eager"
+    config = eager_config(folder)
     torch.set_default_dtype(dtype)
     with no_init_weights():
         model = GptOssForCausalLM(config).eval()
@@ -248,6 +245,14 @@ def load_model(folder, dtype):
     if waiting:
         raise ValueError(f"checkpoint lacks {sorted(waiting)}")
     return model
+
+
+def eager_config(folder):
+    config = transformers.AutoConfig.from_pretrained(folder)
+    del config.quantization_config
+    config._attn_implementation = "eager"
+    config._experts_implementation = "eager"
+    return config
 
 
 def copy_experts(parameter, blocks, scales):
