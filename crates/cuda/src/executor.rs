@@ -125,7 +125,8 @@ impl CudaExecutor {
 
     fn send(&mut self, batch: &Batch, bucket: Option<usize>) -> Result<(), CudaError> {
         self.forward.step.fill(batch, bucket)?;
-        self.n_logits = Some(batch.n_logits());
+        // Until the step is done.
+        self.n_logits = None;
         Ok(self.forward.step.send(&self.stream)?)
     }
 
@@ -142,8 +143,9 @@ impl CudaExecutor {
     }
 
     /// Waits for the step, and gives the tokens of the rows that sample.
-    fn tokens(&mut self) -> Result<Vec<Token>, StepError> {
+    fn tokens(&mut self, batch: &Batch) -> Result<Vec<Token>, StepError> {
         self.stream.synchronize().map_err(CudaError::from)?;
+        self.n_logits = Some(batch.n_logits());
         let rows = self.forward.step.sampling_rows();
         let mut sampled = vec![<Sampled as bytemuck::Zeroable>::zeroed(); rows.len()];
         self.sampled.read(0, &mut sampled).map_err(CudaError::from)?;
@@ -171,7 +173,7 @@ impl Executor for CudaExecutor {
             return Ok(Vec::new());
         }
         self.run(batch)?;
-        self.tokens()
+        self.tokens(batch)
     }
 
     fn step_traced(&mut self, batch: &Batch, trace: &mut dyn Trace) -> Result<Vec<Token>, StepError> {
@@ -181,7 +183,7 @@ impl Executor for CudaExecutor {
             return Ok(Vec::new());
         }
         self.run_traced(batch, trace)?;
-        self.tokens()
+        self.tokens(batch)
     }
 
     fn logits(&self) -> Result<Vec<f32>, StepError> {

@@ -34,6 +34,8 @@ pub struct Row {
 }
 
 /// All rows' tokens concatenated, in row order.
+///
+/// No row may read a block that another row of the step writes to: which of the two comes first is not said.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     pub tokens: Vec<Token>,

@@ -147,7 +147,9 @@ impl Backend {
             Err(why) => (Err(why.to_string()), limits(steps.cpu)),
         };
         let place = Place { backend: self, gpu, limits };
-        if self.verbose {
+        // Who has a GPU counts on it.
+        let falls_back = self.gpu.is_ok() && place.gpu.is_err() && self.notes == Notes::Shown;
+        if self.verbose || falls_back {
             eprintln!("{place}");
         }
         Ok(place)

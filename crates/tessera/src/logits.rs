@@ -14,6 +14,7 @@ use crate::executor::{DeviceArgs, Notes, Precision, StepTokens, Wish};
 use crate::interrupt::{self, Second};
 use crate::npy;
 use crate::opened::{self, Model};
+use crate::output;
 use crate::session::Session;
 
 /// Positions of one step: their logits, 0.8 MB each for gpt-oss, are held in memory.
@@ -72,6 +73,8 @@ pub fn run(mut args: Args) -> anyhow::Result<()> {
     if rows > n_tokens {
         bail!("--last {rows} is more than the {n_tokens} tokens of {}", args.tokens.display());
     }
+    // Before the minutes that a large model may take.
+    output::check_writable(&args.out).with_context(|| cannot_write(&args.out))?;
     let limits = |chunk: usize| Limits::for_sequences(config, 1, n_tokens, chunk.min(n_tokens));
     let place = backend.place(config, CHUNK, limits)?;
     let session = Session::new(place.open(model.weights())?, config, place.limits, n_tokens);
@@ -79,10 +82,14 @@ pub fn run(mut args: Args) -> anyhow::Result<()> {
     let written = write(session, &tokens, rows, config.vocab_size, &partial);
     if let Err(error) = written.and_then(|()| Ok(std::fs::rename(&partial, &args.out)?)) {
         let _ = std::fs::remove_file(&partial);
-        return Err(error).with_context(|| format!("cannot write {}", args.out.display()));
+        return Err(error).with_context(|| cannot_write(&args.out));
     }
     eprintln!("wrote {}: float32 [{rows}, {}]", args.out.display(), config.vocab_size);
     Ok(())
+}
+
+fn cannot_write(file: &Path) -> String {
+    format!("cannot write {}", file.display())
 }
 
 fn write(mut session: Session, tokens: &[Token], rows: usize, vocab_size: usize, path: &Path) -> anyhow::Result<()> {

@@ -23,6 +23,7 @@ mod logits;
 mod memory;
 mod npy;
 mod opened;
+mod output;
 mod probe;
 mod progress;
 mod random;

@@ -27,7 +27,7 @@ impl CudaExecutor {
             return Ok(Vec::new());
         }
         let times = self.timed(batch)?;
-        self.tokens().map(|_| times)
+        self.tokens(batch).map(|_| times)
     }
 
     /// In a graph, whose kernels do not wait for the CPU to queue them.

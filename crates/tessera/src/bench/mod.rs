@@ -118,8 +118,8 @@ fn run_model(mut args: Args) -> anyhow::Result<()> {
     let config = model.config();
     let plan = args.gpu_plan(&backend, config);
     plan.check(config)?;
-    if args.plot.is_some() && plan.prompts.is_empty() && plan.decodes.is_empty() {
-        bail!("--plot: -p and -n leave nothing to draw");
+    if plan.prompts.is_empty() && plan.decodes.is_empty() {
+        bail!("-p and -n leave nothing to measure");
     }
     let place = backend.place(config, STEP_TOKENS, |step_tokens| plan.limits(config, step_tokens))?;
     let text = match (place.gpu(), &model) {

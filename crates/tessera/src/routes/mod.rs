@@ -1,7 +1,6 @@
 //! `tessera routes`: which experts each token is sent to, as a table, a drawing or JSON.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -15,6 +14,7 @@ use crate::executor::{Backend, Weights};
 use crate::generate::PromptArgs;
 use crate::interrupt::{self, Interrupted, Second};
 use crate::opened::{self, Opened};
+use crate::output;
 use crate::session::{self, Finish, Flow, PROMPT_CHUNK, Rollback, Session};
 use crate::source;
 
@@ -71,7 +71,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let cannot_write = |file: &Path| format!("cannot write {}", file.display());
     if let Some(file) = &args.svg {
         // Before the minutes that a large model may take.
-        check_writable(file).with_context(|| cannot_write(file))?;
+        output::check_writable(file).with_context(|| cannot_write(file))?;
     }
     let routed = Job::new(&args)?.run(&args)?;
     if let Some(file) = &args.svg {
@@ -85,17 +85,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         out.write_all(table::print(&routed, table::Screen::of_stdout()).as_bytes())?;
     }
     Ok(out.flush()?)
-}
-
-/// Whether a file could be written; leaves what is there as it is.
-fn check_writable(file: &Path) -> io::Result<()> {
-    match OpenOptions::new().append(true).open(file) {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            drop(File::create_new(file)?);
-            std::fs::remove_file(file)
-        }
-        opened => opened.map(drop),
-    }
 }
 
 /// A prompt and its model.

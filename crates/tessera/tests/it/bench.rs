@@ -1,9 +1,9 @@
-//! `tessera bench moe`, with a GPU and without.
+//! `tessera bench moe`, with a GPU and without; what `bench` refuses.
 
 use serde_json::Value;
 use tessera_cuda::Device;
 
-use crate::runner::run_with_driver;
+use crate::runner::{run, run_with_driver};
 
 #[test]
 fn the_experts_are_measured_or_one_error_says_what_is_missing() {
@@ -27,4 +27,9 @@ fn the_experts_are_measured_or_one_error_says_what_is_missing() {
             assert!(!plot.exists());
         }
     }
+}
+
+#[test]
+fn without_a_test_there_is_nothing_to_measure() {
+    run(&["bench", "demo", "-p", "0", "-n", "0"]).fails_with(&["-p and -n leave nothing to measure"]);
 }

@@ -79,3 +79,15 @@ fn bad_requests_leave_no_file() {
     logits(&model, &ids, out, &[]).fails_with(&["3 tokens", "context of 2"]);
     assert!(!std::path::Path::new(out).exists());
 }
+
+#[test]
+fn a_file_that_cannot_be_written_is_an_error_and_what_is_there_stays() {
+    let model = Model::tiny();
+    let ids = model.beside("ids.json", "[1, 2, 3]");
+    let nowhere = model.beside("ids.json", "[1, 2, 3]") + "/no/such/folder/a.npy";
+    logits(&model, &ids, &nowhere, &[]).fails_with(&["cannot write ", "/no/such/folder/a.npy"]);
+    // What stops a run later leaves an earlier result alone.
+    let out = model.beside("kept.npy", "earlier");
+    logits(&model, &ids, &out, &["--last", "4"]).fails_with(&["--last 4 is more than the 3 tokens"]);
+    assert_eq!(std::fs::read_to_string(&out).unwrap(), "earlier");
+}
