@@ -7,6 +7,7 @@
 // Where a row has several items, their results go through memory, and are merged in this kernel, by whatever warps are done:
 // they wait for the items' arrivals. All blocks run at once, and items come before merges, so each wait ends.
 #include "attention.cuh"
+#include "ring.cuh"
 
 using namespace attention;
 
@@ -116,18 +117,10 @@ class Copier {
     bool is_values = false;
 };
 
-// What a warp has copied, in the same order.
-struct Stages {
-    uint32_t stage = 0, parity = 0;
-    __device__ __forceinline__ void next() {
-        if (++stage == kStages) { stage = 0; parity ^= 1; }
-    }
-};
-
 // The sums of one split.
 template <int kHeadDim>
 __device__ __forceinline__ void sum_split(const AttentionArgs& args, const Unit& unit, uint32_t split, const uint32_t (&queries)[kHeadDim / 16][4],
-                                          uint8_t (*ring)[Tile<kHeadDim>::kBytes], uint64_t* full, Stages& stages, Copier<kHeadDim>& copier,
+                                          uint8_t (*ring)[Tile<kHeadDim>::kBytes], uint64_t* full, Ring& stages, Copier<kHeadDim>& copier,
                                           Sums<kHeadDim>& sums) {
     const uint32_t position = unit.item.position;
     for (uint32_t tile = unit.begin_tile(split); tile < unit.end_tile(split); tile++) {
@@ -138,7 +131,7 @@ __device__ __forceinline__ void sum_split(const AttentionArgs& args, const Unit&
         mma_scores<kHeadDim>(scores, queries, shared_address(ring[stages.stage]));
         __syncwarp();
         copier.copy();
-        stages.next();
+        stages.next(kStages);
         if (is_edge) hide_scores(scores, tile, {unit.first, unit.first}, {position, position});
         weigh(scores, args.scale, sums.rows, old_weights);
         pack_weights(scores, weights);
@@ -151,7 +144,7 @@ __device__ __forceinline__ void sum_split(const AttentionArgs& args, const Unit&
         mma_outs<kHeadDim>(sums.outs, weights, shared_address(ring[stages.stage]));
         __syncwarp();
         copier.copy();
-        stages.next();
+        stages.next(kStages);
     }
     sums.close();
 }
@@ -182,7 +175,7 @@ template <int kHeadDim>
 __device__ __forceinline__ void attend(const AttentionArgs& args, const DecodeItem* items, Range units, uint8_t (*ring)[Tile<kHeadDim>::kBytes],
                                        uint64_t* full, Copier<kHeadDim>& copier) {
     const uint32_t g = threadIdx.x % 32 / 4;
-    Stages stages;
+    Ring stages;
     for (uint32_t index = units.begin; index < units.end; index += units.step) {
         const Unit unit(args, items, index);
         const uint32_t head = unit.kv_head * args.group;

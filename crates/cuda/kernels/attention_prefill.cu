@@ -7,6 +7,7 @@
 //
 // Products are by wgmma where a tile's rows have 128 bytes, by mma.sync else: their sums have the same bits.
 #include "attention.cuh"
+#include "ring.cuh"
 #include "ptx/wgmma.cuh"
 #include "ptx/wgmma_tile.cuh"
 
@@ -44,14 +45,6 @@ struct Work {
     __device__ __forceinline__ uint32_t end_tile() const { return last / kTileKeys + 1; }
 };
 
-// Place in the ring, and the parity of its phase.
-struct Ring {
-    uint32_t stage = 0, parity = 0;
-    __device__ __forceinline__ void next() {
-        if (++stage == kStages) { stage = 0; parity ^= 1; }
-    }
-};
-
 // One warp: all tiles of keys and values.
 template <int kHeadDim>
 __device__ __forceinline__ void produce(const AttentionArgs& args, const Work& work, Shared<kHeadDim>& shared) {
@@ -65,7 +58,7 @@ __device__ __forceinline__ void produce(const AttentionArgs& args, const Work& w
     };
     Ring ring;
     uint32_t next_entry = load_entry(work.begin_tile());
-    for (uint32_t tile = work.begin_tile(); tile < work.end_tile(); tile++, ring.next()) {
+    for (uint32_t tile = work.begin_tile(); tile < work.end_tile(); tile++, ring.next(kStages)) {
         const uint32_t entry = next_entry;
         next_entry = load_entry(tile + 1);
         const TileBlocks blocks(tile, work.first, work.last);
@@ -208,7 +201,7 @@ __device__ __forceinline__ void consume(const AttentionArgs& args, const Work& w
         Products::scores(scores, queries, shared_address(shared.keys[0]));
         Products::template wait<0>();
         release(&shared.keys_empty[0]);
-        keys.next();
+        keys.next(kStages);
         if (is_edge(begin)) hide_scores(scores, begin, rows.first, rows.last);
         weigh(scores, args.scale, sums.rows, old_weights);
         pack_weights(scores, weights);
@@ -230,10 +223,10 @@ __device__ __forceinline__ void consume(const AttentionArgs& args, const Work& w
         // Never null: it hangs on all weights, lest the compiler put the next wait, which does not, before them.
         const bool is_weighed = !(new_rows[0].sum < 0.0f || new_rows[1].sum < 0.0f);
         release(is_weighed ? &shared.keys_empty[keys.stage] : nullptr);
-        keys.next();
+        keys.next(kStages);
         Products::template wait<0>();
         release(&shared.values_empty[values.stage]);
-        values.next();
+        values.next(kStages);
         if (is_new_split) {
             sums.close();
             span.merge(sums);

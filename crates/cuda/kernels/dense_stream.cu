@@ -11,6 +11,7 @@
 #include "dense.cuh"
 #include "ptx/async.cuh"
 #include "ptx/mma.cuh"
+#include "ring.cuh"
 
 namespace {
 
@@ -58,14 +59,6 @@ struct Segments {
     }
 };
 
-// Place in a ring of stages, and the parity of its phase.
-struct Ring {
-    uint32_t stage = 0, parity = 0;
-    __device__ __forceinline__ void next(const DenseArgs& args) {
-        if (++stage == args.stages) { stage = 0; parity ^= 1; }
-    }
-};
-
 // The strips of a warp: the same number for every warp of the grid, or one less. Where there are few, all blocks get one
 // before any gets two.
 struct Strips {
@@ -88,7 +81,7 @@ struct Producer {
         barrier_expect(full, n_bytes);
         copy_bulk(shared.weights + ring.stage * kStageBytes,
                   args.records + (size_t(strip) * args.k_records + record) * kDenseRecordBytes, n_bytes, full);
-        ring.next(args);
+        ring.next(args.stages);
         record += kChunk;
         if (record >= args.k_records) { record = 0; strip += step; }
     }
@@ -204,7 +197,7 @@ __device__ __forceinline__ void sum_strip(const DenseArgs& args, const Shared& s
 #pragma unroll 1
     for (uint32_t chunk = 0; chunk < n_whole;) {
         Ring next = ring;
-        next.next(args);
+        next.next(args.stages);
         reader.load(ring, 1, b);
         a.multiply(acc);
         reader.load(ring, 2, a);
@@ -229,7 +222,7 @@ __device__ __forceinline__ void sum_strip(const DenseArgs& args, const Shared& s
     }
     a.multiply(acc);
     reader.release(ring);
-    ring.next(args);
+    ring.next(args.stages);
 }
 
 template <int Groups>

@@ -77,18 +77,12 @@ struct Ring {
     }
 };
 
-// The record at which a segment ends: all but the last one that has any are whole chunks.
-__device__ __forceinline__ uint32_t segment_end(uint32_t k_records, uint32_t segment) {
-    constexpr uint32_t kUnit = kSegments * kChunk;
-    return min(k_records, (k_records + kUnit - 1) / kUnit * kChunk * (segment + 1));
-}
-
 // All threads: the tokens' rows, which lie where they were.
 __device__ __forceinline__ void gather_tokens(const MoeRoutedArgs& args, Shared& shared) {
     const uint32_t tokens = shared_address(shared.tokens);
     uint32_t first = 0;
     for (uint32_t segment = 0; segment < kSegments; segment++) {
-        const uint32_t last = segment_end(args.gemm.k_records, segment), width = (last - first) * 8;
+        const uint32_t last = segment_end<kSegments, kChunk>(args.gemm.k_records, segment), width = (last - first) * 8;
         for (uint32_t i = threadIdx.x; i < width * args.tokens; i += kThreads) {
             const uint32_t row = i / width, piece = first * 8 + i % width;
             const bool is_there = piece * 8 < args.hidden;
@@ -163,7 +157,7 @@ __device__ __forceinline__ void produce_tokens(const MoeGemmArgs& args, Shared& 
         const uint8_t* from = args.tokens + size_t(tile) * args.k_records * kGroupBytes;
         uint32_t first = 0;
         for (uint32_t segment = 0; segment < kSegments; segment++) {
-            const uint32_t last = segment_end(args.k_records, segment), n_bytes = (last - first) * kGroupBytes;
+            const uint32_t last = segment_end<kSegments, kChunk>(args.k_records, segment), n_bytes = (last - first) * kGroupBytes;
             const uint32_t full = shared_address(&shared.tokens_full[segment]);
             barrier_wait(shared_address(&shared.tokens_empty[segment]), ((tile - first_tile) & 1) ^ 1);
             barrier_expect(full, n_bytes);
@@ -206,7 +200,7 @@ __device__ __forceinline__ void multiply_strip(const MoeGemmArgs& args, Shared& 
     uint32_t tokens = shared_address(shared.tokens) + lane % 8 * 128 + ((lane / 8) ^ (lane % 8)) * 16, record = 0;
 #pragma unroll 1
     for (uint32_t segment = 0; segment < kSegments; segment++) {
-        const uint32_t end = segment_end(args.k_records, segment);
+        const uint32_t end = segment_end<kSegments, kChunk>(args.k_records, segment);
         barrier_wait(shared_address(&shared.tokens_full[segment]), tokens_parity);
 #pragma unroll 1
         for (; record < end; record += kChunk, ring.next()) {

@@ -17,6 +17,7 @@
 #include "ptx/async.cuh"
 #include "ptx/bits.cuh"
 #include "ptx/wgmma.cuh"
+#include "ring.cuh"
 
 namespace {
 
@@ -76,15 +77,6 @@ __device__ Plan plan_tiles(const MoeGemmArgs& args, Shared<B>& shared) {
     return {tile_strips, strip_tiles, token_tiles * strip_tiles};
 }
 
-// Place in the ring of stages, and the parity of its phase.
-template <class B>
-struct Ring {
-    uint32_t stage = 0, parity = 0;
-    __device__ __forceinline__ void next() {
-        if (++stage == B::Stages) { stage = 0; parity ^= 1; }
-    }
-};
-
 // The chunks that this block copies, in order.
 template <class B>
 struct Cursor {
@@ -136,7 +128,7 @@ __device__ __forceinline__ void copy_tokens(const MoeGemmArgs& args, Shared<B>& 
 template <class B>
 __device__ __forceinline__ void produce(const MoeGemmArgs& args, Shared<B>& shared, const Plan& plan) {
     Cursor<B> at(args, shared, plan), waiting = at;
-    Ring<B> ring;
+    Ring ring;
     uint32_t n_ahead = 0;
     for (; n_ahead < B::Stages && at.index < plan.n_tiles; n_ahead++) {
         copy_weights(args, shared, at, n_ahead);
@@ -146,9 +138,9 @@ __device__ __forceinline__ void produce(const MoeGemmArgs& args, Shared<B>& shar
     for (uint32_t i = 0; i < n_ahead; i++) {
         copy_tokens(args, shared, waiting, i);
         waiting.next(args, shared, plan);
-        ring.next();
+        ring.next(B::Stages);
     }
-    for (; at.index < plan.n_tiles; ring.next()) {
+    for (; at.index < plan.n_tiles; ring.next(B::Stages)) {
         barrier_wait(shared_address(&shared.empty[ring.stage]), ring.parity ^ 1);
         copy_weights(args, shared, at, ring.stage);
         copy_tokens(args, shared, at, ring.stage);
@@ -174,7 +166,7 @@ __device__ __forceinline__ void load_operand(const uint8_t* record, uint32_t (&a
 // One strip of a tile, in products of `N` columns.
 template <class B, int N, Epilogue E>
 __device__ __forceinline__ void consume_tile(const MoeGemmArgs& args, Shared<B>& shared, const Plan& plan, uint32_t index,
-                                             uint32_t slot, Ring<B>& ring) {
+                                             uint32_t slot, Ring& ring) {
     const uint32_t lane = threadIdx.x % 32;
     float acc[N / 2];
 #pragma unroll
@@ -195,7 +187,7 @@ __device__ __forceinline__ void consume_tile(const MoeGemmArgs& args, Shared<B>&
         }
         wgmma_wait<0>();
         if (lane == 0) barrier_arrive(shared_address(&shared.empty[ring.stage]));
-        ring.next();
+        ring.next(B::Stages);
     }
     if (B::Chunk > 1 && first < args.k_records) {
         const Stage<B>& stage = shared.stages[ring.stage];
@@ -210,7 +202,7 @@ __device__ __forceinline__ void consume_tile(const MoeGemmArgs& args, Shared<B>&
             wgmma_wait<0>();
         }
         if (lane == 0) barrier_arrive(shared_address(&shared.empty[ring.stage]));
-        ring.next();
+        ring.next(B::Stages);
     }
     // Found again: kept through the loop, it would cost registers that the sums need.
     asm volatile("" : "+r"(index));
@@ -221,7 +213,7 @@ __device__ __forceinline__ void consume_tile(const MoeGemmArgs& args, Shared<B>&
 
 template <class B, Epilogue E, int N = B::Step>
 __device__ __forceinline__ void consume_n(const MoeGemmArgs& args, Shared<B>& shared, const Plan& plan, uint32_t index,
-                                          uint32_t n_groups, uint32_t slot, Ring<B>& ring) {
+                                          uint32_t n_groups, uint32_t slot, Ring& ring) {
     if constexpr (N < B::MaxN) {
         if (n_groups * 8 > N) return consume_n<B, E, N + B::Step>(args, shared, plan, index, n_groups, slot, ring);
     }
@@ -231,14 +223,14 @@ __device__ __forceinline__ void consume_n(const MoeGemmArgs& args, Shared<B>& sh
 template <class B, Epilogue E>
 __device__ __forceinline__ void consume(const MoeGemmArgs& args, Shared<B>& shared, const Plan& plan) {
     const uint32_t slot = __shfl_sync(~0u, threadIdx.x / 128 - 1, 0);
-    Ring<B> ring;
+    Ring ring;
     for (uint32_t index = blockIdx.x; index < plan.n_tiles; index += gridDim.x) {
         const Tile tile = tile_at(args, shared, plan, index);
         if (slot < tile.n_strips) {
             consume_n<B, E>(args, shared, plan, index, tile.n_groups, slot, ring);
             continue;
         }
-        for (uint32_t first = 0; first < args.k_records; first += B::Chunk, ring.next()) {
+        for (uint32_t first = 0; first < args.k_records; first += B::Chunk, ring.next(B::Stages)) {
             barrier_wait(shared_address(&shared.full[ring.stage]), ring.parity);
             if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(&shared.empty[ring.stage]));
         }

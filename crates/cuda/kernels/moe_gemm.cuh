@@ -123,6 +123,13 @@ struct TokenTiles {
     }
 };
 
+// The record at which a part of k ends, of those in which tokens come: all but the last one that has any are whole chunks.
+template <uint32_t kSegments, uint32_t kChunk>
+__device__ __forceinline__ uint32_t segment_end(uint32_t k_records, uint32_t segment) {
+    constexpr uint32_t kUnit = kSegments * kChunk;
+    return min(k_records, (k_records + kUnit - 1) / kUnit * kChunk * (segment + 1));
+}
+
 // `exponent_scale` is -alpha log2(e). What is no number stays none.
 __device__ __forceinline__ float swiglu(float gate, float up, float limit, float exponent_scale) {
     gate = min_nan(gate, limit);

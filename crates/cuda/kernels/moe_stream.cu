@@ -18,6 +18,7 @@
 #include "mxfp4.cuh"
 #include "ptx/async.cuh"
 #include "ptx/mma.cuh"
+#include "ring.cuh"
 
 namespace {
 
@@ -51,14 +52,6 @@ struct Shared {
 };
 static_assert(sizeof(Shared) <= 227 * 1024);
 constexpr uint8_t kNobody = 255;
-
-// Place in a ring of stages, and the parity of its phase.
-struct Ring {
-    uint32_t stage = 0, parity = 0;
-    __device__ __forceinline__ void next() {
-        if (++stage == kStages) { stage = 0; parity ^= 1; }
-    }
-};
 
 // What a strip costs without any tokens, in what a group of tokens costs; measured.
 constexpr uint32_t kStripCost = 3;
@@ -110,12 +103,6 @@ struct Work {
     }
 };
 
-// The record at which a segment ends: all but the last one that has any are whole chunks.
-__device__ __forceinline__ uint32_t segment_end(uint32_t k_records, uint32_t segment) {
-    constexpr uint32_t kUnit = kSegments * kChunk;
-    return min(k_records, (k_records + kUnit - 1) / kUnit * kChunk * (segment + 1));
-}
-
 // One thread: the weights of one consumer's strips.
 __device__ __forceinline__ void produce_weights(const MoeGemmArgs& args, Shared& shared, uint32_t consumer) {
     Ring ring;
@@ -123,7 +110,7 @@ __device__ __forceinline__ void produce_weights(const MoeGemmArgs& args, Shared&
         for (uint32_t unit = work.first_of(consumer); unit < work.last; unit += kConsumers) {
             const size_t strip = size_t(work.tile.expert) * args.strips + unit % args.strips;
             const uint8_t* from = args.records + strip * args.k_records * mxfp4::kRecordBytes;
-            for (uint32_t record = 0; record < args.k_records; record += kChunk, ring.next()) {
+            for (uint32_t record = 0; record < args.k_records; record += kChunk, ring.next(kStages)) {
                 const uint32_t n_bytes = min(kChunk, args.k_records - record) * mxfp4::kRecordBytes;
                 const uint32_t full = shared_address(&shared.full[consumer][ring.stage]);
                 barrier_wait(shared_address(&shared.empty[consumer][ring.stage]), ring.parity ^ 1);
@@ -171,7 +158,7 @@ __device__ __forceinline__ void produce_tokens(const Args& args, Shared& shared)
     for (Work work(gemm, shared); !work.is_done(); work.next()) {
         uint32_t first = 0;
         for (uint32_t segment = 0; segment < kSegments; segment++) {
-            const uint32_t last = segment_end(gemm.k_records, segment);
+            const uint32_t last = segment_end<kSegments, kChunk>(gemm.k_records, segment);
             for (uint32_t g = 0; g < work.tile.n_groups; g++) {
                 const uint32_t buffer = work.buffer_of(g), to = shared_address(shared.tokens[buffer]);
                 const uint32_t full = shared_address(&shared.tokens_full[buffer][segment]);
@@ -238,10 +225,10 @@ __device__ __forceinline__ void consume_strip(const MoeGemmArgs& args, Shared& s
     uint32_t record = 0;
 #pragma unroll 1
     for (uint32_t segment = 0; segment < kSegments; segment++) {
-        const uint32_t end = segment_end(args.k_records, segment);
+        const uint32_t end = segment_end<kSegments, kChunk>(args.k_records, segment);
         wait_for_tokens(shared, work, segment);
 #pragma unroll 1
-        for (; record < end; record += kChunk, ring.next()) {
+        for (; record < end; record += kChunk, ring.next(kStages)) {
             const uint8_t* weights = shared.weights[consumer][ring.stage];
             barrier_wait(shared_address(&shared.full[consumer][ring.stage]), ring.parity);
             if (record + kChunk <= end) {
