@@ -136,6 +136,21 @@ pub struct AttentionWorkspace {
     arrivals: Buffer<u32>,     // [merges, kv_heads, 2], 0 between kernels
 }
 
+impl AttentionWorkspace {
+    /// The lengths of its buffers, for steps of at most so many rows.
+    fn lens(shape: AttentionShape, max_rows: usize) -> [usize; 3] {
+        let n_partials = max_partials(shape.kv_heads);
+        // A row that is merged has two partial results at least.
+        let n_merges = max_rows.min(n_partials / 2).max(1);
+        [n_partials * shape.heads * 2, n_partials * shape.q_dim(), n_merges * shape.kv_heads * 2]
+    }
+
+    pub(crate) fn bytes(shape: AttentionShape, max_rows: usize) -> u64 {
+        let words: usize = Self::lens(shape, max_rows).iter().sum();
+        4 * words as u64
+    }
+}
+
 /// The kernels of attention of one shape. All queue work and do not wait.
 pub struct Attention {
     shape: AttentionShape,
@@ -170,13 +185,11 @@ impl Attention {
 
     /// For steps of at most so many rows. One serves all layers, one after the other.
     pub fn workspace(&self, device: &Device, max_rows: usize) -> Result<AttentionWorkspace, DeviceError> {
-        let n_partials = max_partials(self.shape.kv_heads);
-        // A row that is merged has two partial results at least.
-        let n_merges = max_rows.min(n_partials / 2).max(1);
+        let [sums, outs, arrivals] = AttentionWorkspace::lens(self.shape, max_rows);
         Ok(AttentionWorkspace {
-            partial_sums: device.alloc(n_partials * self.shape.heads * 2)?,
-            partial_outs: device.alloc(n_partials * self.shape.q_dim())?,
-            arrivals: device.alloc(n_merges * self.shape.kv_heads * 2)?,
+            partial_sums: device.alloc(sums)?,
+            partial_outs: device.alloc(outs)?,
+            arrivals: device.alloc(arrivals)?,
         })
     }
 

@@ -79,15 +79,16 @@ impl Buffers {
         })
     }
 
-    /// About what they take: all but what does not grow with the step.
-    fn bytes(config: &Config, room: Room) -> u64 {
-        let Room { tokens, logits, .. } = room;
+    /// What they take, all but some bytes of each token and row.
+    fn bytes(config: &Config, room: Room, shape: AttentionShape) -> u64 {
+        let Room { tokens, rows, logits } = room;
         let (hidden, inter) = (config.hidden_size, config.intermediate_size);
         let slots = tokens * config.num_experts_per_tok + GROUP_ROWS * config.num_local_experts;
         let of_token =
             4 * hidden + 2 * 2 * hidden + 4 * config.qkv_dim() + 2 * 2 * config.q_dim() + 4 * config.head_dim;
         let of_slot = 2 * hidden + 2 * inter + 4 * hidden + 4 * config.num_local_experts;
-        (tokens * of_token + slots * of_slot + logits * (2 * hidden + 4 * config.vocab_size)) as u64
+        let values = tokens * of_token + slots * of_slot + logits * (2 * hidden + 4 * config.vocab_size);
+        values as u64 + AttentionWorkspace::bytes(shape, rows)
     }
 }
 
@@ -130,7 +131,8 @@ impl Forward {
     pub fn bytes(config: &Config, limits: &Limits, room: Room) -> Result<u64, CudaError> {
         let shape = AttentionShape::of(config)?;
         let pools = config.layer_types.iter().map(|&kind| KvPool::bytes(shape, limits.blocks(kind)));
-        Ok(pools.sum::<u64>() + Buffers::bytes(config, room))
+        let step = StepMeta::bytes(config, limits, room.rows)?;
+        Ok(pools.sum::<u64>() + step + Buffers::bytes(config, room, shape))
     }
 
     pub fn n_layers(&self) -> usize {

@@ -144,6 +144,12 @@ impl StepMeta {
         Ok(Self { image: Image::new(capacity), pinned: device.alloc_pinned(n_words)?, arena: device.alloc(n_words)? })
     }
 
+    /// What it takes on the GPU.
+    pub(crate) fn bytes(config: &Config, limits: &Limits, max_rows: usize) -> Result<u64, StepMetaError> {
+        let any_gpu = 1;
+        Ok(4 * Capacity::new(config, limits, max_rows, any_gpu)?.words() as u64)
+    }
+
     /// Describes `batch`, which has been checked. With a bucket, as if it had so many tokens, logits and samplings; its rows
     /// must have one token each. What was sent before must have arrived.
     pub fn fill(&mut self, batch: &Batch, bucket: Option<usize>) -> Result<(), StepMetaError> {
