@@ -34,7 +34,7 @@ const BUCKETS: [usize; 21] = [1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32, 40, 48, 64
 pub enum CudaError {
     #[error(
         "the model needs {} of GPU memory, {} for its weights and {} for the cache and a step of {} tokens, and may have {}: \
-         shorten the context, compute fewer sequences together, or allow it more",
+         shorten the context, compute fewer tokens or sequences together, or give it more memory",
         gb(weights_bytes + step_bytes), gb(*weights_bytes), gb(*step_bytes), max_step_tokens, gb(*budget_bytes)
     )]
     Budget { weights_bytes: u64, step_bytes: u64, max_step_tokens: usize, budget_bytes: u64 },

@@ -62,7 +62,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let backend = args.device.backend(args.model.precision, args.model.threads, Notes::Shown)?;
+    let backend = args.device.backend("chat", args.model.precision, args.model.threads, Notes::Shown)?;
     let (opened, tokenizer) = opened::with_tokenizer(args.model.model.as_deref())?;
     let config = opened.checkpoint.config();
     let model_max = config.max_position_embeddings;

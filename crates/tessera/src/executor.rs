@@ -102,13 +102,22 @@ impl DeviceArgs {
         self.device = Wish::Cuda;
     }
 
+    /// For the subcommand `command`: flags that do not go together end it.
+    ///
     /// # Errors
     /// When the GPU is asked for and cannot be used; the error says what is missing.
-    pub fn backend(&self, precision: Precision, threads: Option<usize>, notes: Notes) -> anyhow::Result<Backend> {
+    pub fn backend(
+        &self,
+        command: &str,
+        precision: Precision,
+        threads: Option<usize>,
+        notes: Notes,
+    ) -> anyhow::Result<Backend> {
         let gpu = match (self.device, precision) {
-            (Wish::Cuda, Precision::F32) => {
-                bail!("the GPU computes in bf16 alone: --precision f32 cannot go with --device cuda or --load-dummy")
-            }
+            (Wish::Cuda, Precision::F32) => crate::usage_error(
+                command,
+                "the GPU computes in bf16 alone: --precision f32 cannot go with --device cuda or --load-dummy",
+            ),
             (Wish::Cuda, Precision::Bf16) => Ok(Device::open()?),
             (Wish::Cpu, _) => Err("--device cpu".to_owned()),
             (Wish::Auto, Precision::F32) => Err("the GPU computes in bf16 alone".to_owned()),

@@ -102,7 +102,7 @@ pub fn run(mut args: Args) -> anyhow::Result<()> {
         args.device.for_dummy("generate");
     }
     let notes = if args.quiet { Notes::Hidden } else { Notes::Shown };
-    let backend = args.device.backend(args.model.precision, args.model.threads, notes)?;
+    let backend = args.device.backend("generate", args.model.precision, args.model.threads, notes)?;
     let job = match &args.tokens {
         Some(file) => Job::from_ids(&args, file)?,
         None => Job::from_text(&args)?,

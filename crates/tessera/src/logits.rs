@@ -61,7 +61,7 @@ pub fn run(mut args: Args) -> anyhow::Result<()> {
         args.device.for_dummy("logits");
     }
     let default = if args.device.device == Wish::Cuda { Precision::Bf16 } else { Precision::F32 };
-    let backend = args.device.backend(args.precision.unwrap_or(default), args.threads, Notes::Shown)?;
+    let backend = args.device.backend("logits", args.precision.unwrap_or(default), args.threads, Notes::Shown)?;
     let model = Model::open(args.model.as_deref(), args.load_dummy)?;
     let config = model.config();
     let tokens = opened::read_token_ids(&args.tokens, config.vocab_size)?;

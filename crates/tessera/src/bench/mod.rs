@@ -112,7 +112,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
 fn run_model(mut args: Args) -> anyhow::Result<()> {
     args.settle_device();
-    let backend = args.device.backend(Precision::Bf16, args.threads, Notes::Hidden)?;
+    let backend = args.device.backend("bench", Precision::Bf16, args.threads, Notes::Hidden)?;
     let options = cpu::options(args.threads, args.isa)?;
     let model = Model::open(args.model.get(), args.load_dummy)?;
     let config = model.config();

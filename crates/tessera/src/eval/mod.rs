@@ -104,7 +104,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> anyhow::Result<()> {
     let items = chosen(items(args.items.as_deref())?, &args.family, args.limit)?;
-    let backend = args.device.backend(args.precision, args.threads, Notes::Shown)?;
+    let backend = args.device.backend("eval", args.precision, args.threads, Notes::Shown)?;
     let (opened, tokenizer) = opened::with_tokenizer(args.model.get())?;
     let eval = Eval::new(&args, &backend, &opened, &tokenizer, &items)?;
     let create = |path: &PathBuf| Answers::create(path, args.items.as_deref());

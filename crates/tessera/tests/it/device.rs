@@ -44,9 +44,6 @@ fn without_a_gpu_auto_is_the_cpu_and_nothing_is_said() {
     assert!(verbose.stderr.starts_with("on the CPU: ") && verbose.stderr.contains("NVIDIA"), "{}", verbose.stderr);
     assert_eq!(with(&["--device", "cpu", "-v"]).stderr, "on the CPU: --device cpu\n");
     assert_eq!(with(&["--precision", "f32", "-v"]).stderr, "on the CPU: the GPU computes in bf16 alone\n");
-    with(&["--precision", "f32", "--device", "cuda"]).fails_with(&["--device cuda", "bf16", "--precision f32"]);
-    let dummy = ["generate", "--load-dummy", "20b", "--tokens", "x", "--precision", "f32"];
-    run(&dummy).fails_with(&["--load-dummy", "bf16", "--precision f32"]);
 }
 
 #[test]
@@ -68,6 +65,11 @@ fn flags_of_the_gpu_that_mean_nothing_are_wrong_usage() {
             "--load-dummy makes weights on the GPU",
         ),
         (&["chat", "--load-dummy", "20b"], "--load-dummy"),
+        (&["chat", "--device", "cuda", "--precision", "f32"], "the GPU computes in bf16 alone: --precision f32"),
+        (
+            &["generate", "--load-dummy", "20b", "--tokens", "x", "--precision", "f32"],
+            "the GPU computes in bf16 alone: --precision f32",
+        ),
         (&["logits", "--load-dummy", "20b", "demo", "--tokens", "x", "--out", "y"], "cannot be used with"),
         (&["bench", "demo", "--load-dummy", "20b"], "cannot be used with"),
         (&["bench", "-m", "demo", "--load-dummy", "20b"], "cannot be used with"),
