@@ -44,6 +44,7 @@ impl ShardSet {
         fs::create_dir_all(folder).map_err(|e| WriteError::io(folder, "create", e))?;
         let shards = split(specs, max_shard_bytes);
         let bytes = specs.iter().map(TensorSpec::bytes).sum();
+        check_free(folder, destination, bytes)?;
         let mut set = Self { destination: destination.to_owned(), files: Vec::new(), tensors: Vec::new(), bytes };
         let mut weight_map = Map::new();
         for (i, shard) in shards.iter().enumerate() {
@@ -137,6 +138,18 @@ fn split(specs: &[TensorSpec], max_bytes: u64) -> Vec<&[TensorSpec]> {
     shards
 }
 
+/// Before anything is written: a disk that is nearly full would be full for everybody until the writing fails.
+fn check_free(folder: &Path, destination: &Path, bytes: u64) -> Result<(), WriteError> {
+    let disk = rustix::fs::statvfs(folder).map_err(|e| WriteError::io(folder, "read", e.into()))?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    // Some network filesystems do not tell: all their sizes are 0.
+    if bytes <= free || disk.f_blocks == 0 {
+        return Ok(());
+    }
+    let reason = std::io::Error::new(std::io::ErrorKind::StorageFull, format!("{free} bytes are free"));
+    Err(WriteError::NoRoom { path: destination.to_owned(), bytes, reason })
+}
+
 fn shard_name(i: usize, n: usize) -> String {
     if n == 1 { "model.safetensors".into() } else { format!("model-{:05}-of-{n:05}.safetensors", i + 1) }
 }
@@ -157,4 +170,25 @@ fn header(specs: &[TensorSpec]) -> Vec<u8> {
     let mut header = (json.len() as u64).to_le_bytes().to_vec();
     header.extend(json);
     header
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::layout::{Dtype, Part};
+    use super::*;
+
+    #[test]
+    fn more_than_the_disk_holds_is_refused_before_a_byte_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, destination) = (dir.path().join("staged"), dir.path().join("out"));
+        fs::create_dir(&folder).unwrap();
+        let bytes = 1 << 60;
+        let (part, dtype, shape) = (Part::Embed, Dtype::Bf16, vec![bytes / 2]);
+        let spec = TensorSpec { name: "large".into(), part, layer: None, dtype, shape };
+        let error = ShardSet::create(&folder, &destination, &[spec], u64::MAX).err().unwrap();
+        let text = error.to_string();
+        let begin = format!("no room for {bytes} bytes at {}: ", destination.display());
+        assert!(text.starts_with(&begin) && text.contains(" bytes are free; nothing was left behind"), "{text}");
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    }
 }
