@@ -135,6 +135,12 @@ fn check_flags(args: &Args) {
             "--stage {stage} is not judged with --moe-only --device cuda: route, swiglu (gate_up is part of its kernel), \
              down and combine are"
         )),
+        (Device::Cpu, true, _, Some(stage)) if !moe::CPU_STAGES.contains(&stage) => {
+            wrong(&format!("--stage {stage} is not judged with --moe-only: mlp_norm to combine are"))
+        }
+        (_, _, _, Some(stage @ (Stage::Embed | Stage::FinalNorm | Stage::Logits))) if args.layer.is_some() => {
+            wrong(&format!("--stage {stage} is of no layer: it cannot go with --layer"))
+        }
         _ => (),
     }
 }

@@ -1,5 +1,7 @@
 //! Each mixture of experts by itself: synthetic activations, forced routing, so that every expert is visited.
 
+use std::ops::RangeInclusive;
+
 use anyhow::Context;
 use half::bf16;
 use tessera_cpu::{CpuExecutor, CpuOptions, OracleExecutor};
@@ -146,9 +148,12 @@ pub fn probe(config: &Config) -> Probe {
     Probe { steps: std::iter::once(step("prefill".into(), 0, tokens)).chain(decode).collect(), limits }
 }
 
+/// What is judged on the CPU.
+pub const CPU_STAGES: RangeInclusive<Stage> = Stage::MlpNorm..=Stage::Combine;
+
 pub fn judges(device: Device, site: Site) -> bool {
     match device {
-        Device::Cpu => (Stage::MlpNorm..=Stage::Combine).contains(&site.stage),
+        Device::Cpu => CPU_STAGES.contains(&site.stage),
         Device::Cuda => cuda::judges(site.stage),
     }
 }

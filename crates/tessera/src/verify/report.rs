@@ -71,7 +71,7 @@ impl Report<'_> {
             }
         }
         if self.sections.iter().all(|s| s.record.sites.is_empty()) {
-            anyhow::bail!("nothing was compared: no layer has the stage that --layer and --stage ask for");
+            anyhow::bail!("nothing was compared: the model has no stage that the flags ask for");
         }
         Ok(())
     }

@@ -58,9 +58,15 @@ fn layer_and_stage_isolate() {
 
     run(&["verify", model.arg(), "--layer", "99"]).fails_with(&["--layer 99", "layers 0 to"]);
     assert_eq!(run(&["verify", model.arg(), "--stage", "nonsense"]).code, Some(2));
-    let nothing = run(&["verify", model.arg(), "--layer", "0", "--stage", "logits"]);
-    assert_eq!(nothing.code, Some(1));
-    assert!(nothing.stderr.contains("nothing was compared"), "{}", nothing.stderr);
+    for (flags, part) in [
+        (["--layer", "0"].as_slice(), "--stage logits is of no layer: it cannot go with --layer"),
+        (&["--moe-only"], "--stage logits is not judged with --moe-only: mlp_norm to combine are"),
+    ] {
+        // Before the model is looked for.
+        let nothing = run(&[&["verify", "no/such-model", "--stage", "logits"], flags].concat());
+        assert_eq!(nothing.code, Some(2));
+        assert!(nothing.stderr.contains(part), "{}", nothing.stderr);
+    }
 }
 
 #[test]
