@@ -2,8 +2,7 @@
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     #[error(
-        "the NVIDIA driver is missing: libcuda.so.1 was not found; install the driver (release 580 or later), or run on \
-         the CPU"
+        "the NVIDIA driver is missing: libcuda.so.1 could not be loaded; install the driver (release 580 or later)"
     )]
     NoDriver,
     #[error(

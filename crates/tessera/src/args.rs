@@ -181,7 +181,10 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
 pub fn threads(text: &str) -> Result<usize, String> {
     const MAX_THREADS: usize = 1024;
     let valid = |n: &usize| (1..=MAX_THREADS).contains(n);
-    text.parse().ok().filter(valid).ok_or_else(|| format!("expected a whole number from 1 to {MAX_THREADS}"))
+    text.parse()
+        .ok()
+        .filter(valid)
+        .ok_or_else(|| format!("expected a whole number from 1 to {MAX_THREADS}, here or in TESSERA_THREADS"))
 }
 
 fn temperature(text: &str) -> Result<f32, String> {
