@@ -84,7 +84,8 @@ fn softmax_with_sink(kernels: &Kernels, p: &mut [f32], sink: f32) {
 
 #[cfg(test)]
 mod tests {
-    use tessera_model::{Limits, config::RopeConfig};
+    use tessera_model::Limits;
+    use tessera_model::synth::Like;
 
     use super::*;
     use crate::simd::Isa;
@@ -103,18 +104,7 @@ mod tests {
             max_position_embeddings: 64,
             sliding_window: 4,
             layer_types: vec![LayerType::Sliding],
-            rms_norm_eps: 1e-5,
-            swiglu_limit: 7.0,
-            swiglu_alpha: 1.702,
-            rope: RopeConfig {
-                theta: 150_000.0,
-                factor: 32.0,
-                beta_fast: 32.0,
-                beta_slow: 1.0,
-                original_max_position_embeddings: 4096,
-                truncate: false,
-            },
-            eos_token_ids: vec![],
+            ..Like::Gpt20b.config()
         }
     }
 

@@ -130,6 +130,21 @@ impl CudaExecutor {
         Ok(self.forward.step.send(&self.stream)?)
     }
 
+    /// A checked step that `run` queues; nothing is queued of a batch without rows.
+    fn step_by(
+        &mut self,
+        batch: &Batch,
+        run: impl FnOnce(&mut Self, &Batch) -> Result<(), CudaError>,
+    ) -> Result<Vec<Token>, StepError> {
+        self.check(batch)?;
+        if batch.rows.is_empty() {
+            self.n_logits = Some(0);
+            return Ok(Vec::new());
+        }
+        run(self, batch)?;
+        self.tokens(batch)
+    }
+
     fn run(&mut self, batch: &Batch) -> Result<(), CudaError> {
         let bucket = bucket(batch, self.limits.max_step_tokens);
         self.send(batch, bucket)?;
@@ -167,23 +182,11 @@ impl Executor for CudaExecutor {
     }
 
     fn step(&mut self, batch: &Batch) -> Result<Vec<Token>, StepError> {
-        self.check(batch)?;
-        if batch.rows.is_empty() {
-            self.n_logits = Some(0);
-            return Ok(Vec::new());
-        }
-        self.run(batch)?;
-        self.tokens(batch)
+        self.step_by(batch, Self::run)
     }
 
     fn step_traced(&mut self, batch: &Batch, trace: &mut dyn Trace) -> Result<Vec<Token>, StepError> {
-        self.check(batch)?;
-        if batch.rows.is_empty() {
-            self.n_logits = Some(0);
-            return Ok(Vec::new());
-        }
-        self.run_traced(batch, trace)?;
-        self.tokens(batch)
+        self.step_by(batch, |executor, batch| executor.run_traced(batch, trace))
     }
 
     fn logits(&self) -> Result<Vec<f32>, StepError> {

@@ -1,5 +1,5 @@
 use bytemuck::Pod;
-use tessera_model::config::RopeConfig;
+use tessera_model::synth::Like;
 use tessera_model::{BlockTables, Row, Sampling};
 
 use super::image::Size;
@@ -21,18 +21,7 @@ fn config() -> Config {
         max_position_embeddings: 2048,
         sliding_window: WINDOW,
         layer_types: vec![LayerType::Sliding],
-        rms_norm_eps: 1e-5,
-        swiglu_limit: 7.0,
-        swiglu_alpha: 1.702,
-        rope: RopeConfig {
-            theta: 150_000.0,
-            factor: 32.0,
-            beta_fast: 32.0,
-            beta_slow: 1.0,
-            original_max_position_embeddings: 4096,
-            truncate: false,
-        },
-        eos_token_ids: vec![],
+        ..Like::Gpt20b.config()
     }
 }
 

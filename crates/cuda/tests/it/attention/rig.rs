@@ -2,7 +2,7 @@
 
 use half::bf16;
 use tessera_cuda::{Attention, AttentionWorkspace, Buffer, Device, Graph, KvPool, StepMeta, Stream};
-use tessera_model::config::RopeConfig;
+use tessera_model::synth::Like;
 use tessera_model::{BLOCK_SIZE, Batch, BlockTables, Config, LayerType, Limits, Row};
 
 use super::reference::{Sequence, attend};
@@ -42,18 +42,7 @@ pub fn config(shape: Shape, max_positions: usize) -> Config {
         max_position_embeddings: max_positions,
         sliding_window: shape.window,
         layer_types: vec![LayerType::Sliding],
-        rms_norm_eps: 1e-5,
-        swiglu_limit: 7.0,
-        swiglu_alpha: 1.702,
-        rope: RopeConfig {
-            theta: 150_000.0,
-            factor: 32.0,
-            beta_fast: 32.0,
-            beta_slow: 1.0,
-            original_max_position_embeddings: 4096,
-            truncate: false,
-        },
-        eos_token_ids: vec![],
+        ..Like::Gpt20b.config()
     }
 }
 
