@@ -72,7 +72,7 @@ impl Buffers {
             attention: attention.workspace(device, rows)?,
             x: device.alloc(tokens * hidden)?,
             router: device.alloc(tokens * config.num_local_experts)?,
-            experts: MoeWorkspace::new(device, moe_shape(config), tokens)?,
+            experts: MoeWorkspace::new(device, MoeShape::of(config), tokens)?,
             wanted: device.alloc(panels_len(logits, hidden))?,
             logits: device.alloc(logits * vocab)?,
             sampled: device.alloc(rows)?,
@@ -92,16 +92,6 @@ impl Buffers {
     }
 }
 
-/// The experts of a model's layers.
-pub(crate) fn moe_shape(config: &Config) -> MoeShape {
-    MoeShape {
-        hidden: config.hidden_size,
-        intermediate: config.intermediate_size,
-        experts: config.num_local_experts,
-        top_k: config.num_experts_per_tok,
-    }
-}
-
 impl Forward {
     pub fn new(
         device: &Device,
@@ -118,7 +108,7 @@ impl Forward {
             step: StepMeta::new(device, config, limits, room.rows)?,
             pools: config.layer_types.iter().map(pool).collect::<Result<_, _>>()?,
             buffers: Buffers::new(device, config, room, &attention)?,
-            moe: Moe::load(device, moe_shape(config), swiglu)?,
+            moe: Moe::load(device, MoeShape::of(config), swiglu)?,
             kinds: config.layer_types.clone(),
             attention,
             dense: Dense::load(device)?,

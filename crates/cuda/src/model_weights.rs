@@ -219,11 +219,5 @@ fn checked(config: &Config) -> Result<MoeShape, ModelWeightsError> {
     if config.q_dim() > MAX_COLS {
         return refuse("num_attention_heads * head_dim", format!("at most {MAX_COLS}"), config.q_dim());
     }
-    Ok(MoeShape {
-        hidden: config.hidden_size,
-        intermediate: config.intermediate_size,
-        experts: config.num_local_experts,
-        top_k: config.num_experts_per_tok,
-    }
-    .checked()?)
+    Ok(MoeShape::of(config).checked()?)
 }

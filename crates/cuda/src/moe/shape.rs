@@ -1,3 +1,5 @@
+use tessera_model::Config;
+
 use super::MoeError;
 use super::grouped::panels;
 use crate::pack::{RECORD_BYTES, Rows, TILE_ROWS};
@@ -25,6 +27,16 @@ pub struct MoeShape {
 }
 
 impl MoeShape {
+    /// Of a model's layers.
+    pub fn of(config: &Config) -> Self {
+        Self {
+            hidden: config.hidden_size,
+            intermediate: config.intermediate_size,
+            experts: config.num_local_experts,
+            top_k: config.num_experts_per_tok,
+        }
+    }
+
     /// The shape, if the kernels can work on it.
     pub fn checked(self) -> Result<Self, MoeError> {
         width("hidden size", self.hidden)?;

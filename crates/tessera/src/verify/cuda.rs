@@ -46,8 +46,8 @@ impl Gpu {
         let swiglu = Swiglu { limit: config.swiglu_limit, alpha: config.swiglu_alpha };
         Ok(Self {
             stream: device.stream()?,
-            moe: Moe::load(&device, shape(config), swiglu)?,
-            workspace: MoeWorkspace::new(&device, shape(config), max_tokens)?,
+            moe: Moe::load(&device, MoeShape::of(config), swiglu)?,
+            workspace: MoeWorkspace::new(&device, MoeShape::of(config), max_tokens)?,
             logits: device.alloc(max_tokens * config.num_local_experts)?,
             x: device.alloc(max_tokens * config.hidden_size)?,
             out: device.alloc(max_tokens * config.hidden_size)?,
@@ -68,7 +68,7 @@ impl Gpu {
 
     /// A layer's experts in the GPU's memory, for as long as they are kept.
     pub fn upload(&self, layer: &LayerWeights) -> anyhow::Result<MoeWeights> {
-        MoeWeights::upload(&self.device, &self.stream, shape(&self.config), &layer.gate_up, &layer.down)
+        MoeWeights::upload(&self.device, &self.stream, MoeShape::of(&self.config), &layer.gate_up, &layer.down)
             .context("cannot upload the experts to the GPU")
     }
 
@@ -119,7 +119,7 @@ impl Gpu {
     /// The gate and up projections with SwiGLU.
     fn gate_up(&mut self, weights: &MoeWeights, slots: &Slots, show: &mut Show) -> anyhow::Result<()> {
         let (stream, workspace, width) = (&self.stream, &mut self.workspace, self.config.intermediate_size);
-        let kernel = self.choice.kernel(show.n_tokens, shape(&self.config));
+        let kernel = self.choice.kernel(show.n_tokens, MoeShape::of(&self.config));
         self.launched.gate_up.extend(self.moe.gate_up(stream, weights, kernel, workspace)?);
         let h = show.computed(Stage::Swiglu, slots.to_pairs(&workspace.h(stream)?, width));
         Ok(workspace.set_h(stream, &slots.to_slots(&h, width))?)
@@ -127,7 +127,7 @@ impl Gpu {
 
     fn down(&mut self, weights: &MoeWeights, slots: &Slots, show: &mut Show) -> anyhow::Result<()> {
         let (stream, workspace, width) = (&self.stream, &mut self.workspace, self.config.hidden_size);
-        let kernel = self.choice.kernel(show.n_tokens, shape(&self.config));
+        let kernel = self.choice.kernel(show.n_tokens, MoeShape::of(&self.config));
         self.launched.down.extend(self.moe.down(stream, weights, kernel, workspace)?);
         let y = show.computed(Stage::Down, slots.to_pairs(&workspace.y(stream)?, width));
         Ok(workspace.set_y(stream, &slots.to_slots(&y, width))?)
@@ -182,15 +182,6 @@ fn width(config: &Config, stage: Stage) -> usize {
     }
 }
 
-fn shape(config: &Config) -> MoeShape {
-    MoeShape {
-        hidden: config.hidden_size,
-        intermediate: config.intermediate_size,
-        experts: config.num_local_experts,
-        top_k: config.num_experts_per_tok,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tessera_cpu::CpuOptions;
@@ -226,7 +217,7 @@ mod tests {
     #[test]
     fn auto_goes_by_the_tokens_and_experts_of_the_model() {
         let config = Demo::open().checkpoint.config().clone(); // 4 of 8 experts
-        let of = |choice: MoeChoice, n_tokens| choice.kernel(n_tokens, shape(&config));
+        let of = |choice: MoeChoice, n_tokens| choice.kernel(n_tokens, MoeShape::of(&config));
         assert_eq!(of(MoeChoice::Auto, 1), MoeKernel::auto(4, 8));
         assert_eq!(of(MoeChoice::Auto, 1000), MoeKernel::auto(4000, 8));
         assert_eq!(of(MoeChoice::Fixed(MoeKernel::Mid), 1), MoeKernel::Mid);
