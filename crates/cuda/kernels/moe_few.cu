@@ -244,6 +244,10 @@ __device__ __forceinline__ void consume(const MoeGemmArgs& args, Shared& shared,
         else store_plain<8>(args, rows, strip, bias, acc, is_the_experts);
     }
     if (work.begin < work.end) release((work.end - 1) / args.strips);
+    // Copies must not outlive their block, even those that it has no use for.
+    if (E == Epilogue::SwiGlu && work.begin == work.end) {
+        for (uint32_t i = 0; i < kSegments; i++) barrier_wait(shared_address(&shared.tokens_full[i]), 0);
+    }
 }
 
 template <Epilogue E>
