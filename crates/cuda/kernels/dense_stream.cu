@@ -1,8 +1,8 @@
 // Dense matrix products for few tokens: weights stream through once, as fast as memory gives them.
 //
 // A block is some warps that own strips of 16 weight rows, each over the whole of k, and have a ring of stages each, so that no
-// warp waits for another; and some that copy: of the first, one lane for each ring, and all of them the tokens, which stay in
-// shared memory for everybody. A warp's lanes copy one after the other, some 50 clocks each: hence more than one.
+// warp waits for another; and some that copy: each a ring's weights, and all of them the tokens, which stay in shared memory
+// for everybody. A warp's lanes copy one after the other, some 50 clocks each: hence more than one.
 // Weights do not depend on the kernel before: rings full of them are on their way before the wait for it.
 //
 // A strip is one chain of mma.sync, each of which waits for the one before: nothing else may stand in that chain.
@@ -17,6 +17,7 @@ namespace {
 
 // That own strips, and that copy.
 constexpr uint32_t kMaxWarps = 4, kCopiers = 4, kThreads = (kMaxWarps + kCopiers) * 32;
+static_assert(kMaxWarps <= kCopiers);
 // Records of a stage.
 constexpr uint32_t kChunk = 4, kStageBytes = kChunk * kDenseRecordBytes;
 // Of all rings together.
@@ -67,7 +68,7 @@ struct Strips {
         : first(warp * gridDim.x + blockIdx.x), step(gridDim.x * (blockDim.x / 32 - kCopiers)) {}
 };
 
-// One lane fills a warp's ring, chunk by chunk.
+// One lane of a warp that copies fills a ring, chunk by chunk.
 struct Producer {
     uint32_t strip, step, record = 0;
     Ring ring;
@@ -91,10 +92,11 @@ struct Producer {
         for (uint32_t i = 0; i < args.stages && !is_done(args); i++) copy(args, shared);
     }
 
-    // The rest; the lanes of a warp do not wait for each other.
+    // The rest.
     __device__ __forceinline__ void finish(const DenseArgs& args, const Shared& shared) {
         while (!is_done(args)) {
-            if (barrier_test(shared.empty + ring.stage * 8, ring.parity ^ 1)) copy(args, shared);
+            barrier_wait(shared.empty + ring.stage * 8, ring.parity ^ 1);
+            copy(args, shared);
         }
     }
 };
@@ -244,15 +246,14 @@ __device__ __forceinline__ void consume_strip(const DenseArgs& args, const Share
     }
 }
 
-// By one warp; `full` and `empty` are the first barriers of all rings.
-__device__ __forceinline__ void begin_barriers(const DenseArgs& args, uint32_t tokens_full, uint32_t full, uint32_t empty,
-                                               uint32_t n_warps) {
+// A ring's barriers, and with the first ring's those of the tokens, by the warp that fills it.
+__device__ __forceinline__ void begin_barriers(const DenseArgs& args, const Shared& shared, uint32_t ring) {
     const uint32_t lane = threadIdx.x % 32;
     static_assert(kMaxStages <= 32 && kSegments <= 32);
-    if (lane < kSegments) barrier_init(tokens_full + lane * 8, kCopiers * 32);
-    if (lane < n_warps * args.stages) {
-        barrier_init(full + lane * 8, 1);
-        barrier_init(empty + lane * 8, 32);
+    if (ring == 0 && lane < kSegments) barrier_init(shared.tokens_full + lane * 8, kCopiers * 32);
+    if (lane < args.stages) {
+        barrier_init(shared.full + lane * 8, 1);
+        barrier_init(shared.empty + lane * 8, 32);
     }
     barrier_init_fence();
     __syncwarp();
@@ -262,17 +263,17 @@ template <int Groups>
 __device__ __forceinline__ void dense_stream(const DenseArgs& args) {
     const uint32_t lane = threadIdx.x % 32, warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
     const uint32_t n_warps = blockDim.x / 32 - kCopiers;
-    const bool copies = warp >= n_warps, fills = warp == n_warps && lane < n_warps;
-    // Of the warp whose ring this thread reads or fills.
-    const uint32_t owner = copies ? min(lane, n_warps - 1) : warp;
+    const bool copies = warp >= n_warps;
+    // The warp whose ring this one reads or fills; with fewer of them, there are warps that fill none.
+    const uint32_t owner = copies ? warp - n_warps : warp;
+    const bool fills = copies && owner < n_warps;
     const Shared shared(args, owner);
     const Segments segments(args);
     const Strips strips(owner);
     Producer producer(strips);
-    if (warp == n_warps) {
-        const Shared first(args, 0);
-        begin_barriers(args, first.tokens_full, first.full, first.empty, n_warps);
-        if (fills) producer.begin(args, shared);
+    if (fills) {
+        begin_barriers(args, shared, owner);
+        if (lane == 0) producer.begin(args, shared);
     }
     __syncthreads();
     grid_launch_next();
@@ -280,8 +281,8 @@ __device__ __forceinline__ void dense_stream(const DenseArgs& args) {
     // The first warp of a block has the most strips. Where it has none, nobody would wait for the tokens.
     if (blockIdx.x >= args.strips) return;
     if (copies) {
-        copy_tokens(args, shared, segments, warp - n_warps);
-        if (fills) producer.finish(args, shared);
+        copy_tokens(args, shared, segments, owner);
+        if (fills && lane == 0) producer.finish(args, shared);
         return;
     }
     Ring ring;
