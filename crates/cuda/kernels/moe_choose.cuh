@@ -20,7 +20,8 @@ __device__ __forceinline__ void choose_of(const float* logits, uint32_t experts,
 #pragma unroll
     for (int i = 0; i < Words; i++) {
         const uint32_t e = i * 32 + lane;
-        keys[i] = e < experts ? ordered(logits[e]) : 0;
+        // As the counts in moe_gemm.cuh.
+        keys[i] = e < experts ? ordered(__ldcg(logits + e)) : 0;
     }
     float chosen[kMaxTopK];
 #pragma unroll

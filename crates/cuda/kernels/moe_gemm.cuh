@@ -53,13 +53,14 @@ struct TokenTiles {
     uint32_t first_tile[kMaxExperts + 1];   // tiles of the experts before
     uint32_t first_group[kMaxExperts + 1];  // groups of rows of the experts before
 
-    // By one warp.
-    __device__ __forceinline__ void fill(const int32_t* counts, uint32_t experts) {
+    // By one warp; `count_of` tells an expert's rows.
+    template <class CountOf>
+    __device__ __forceinline__ void fill(uint32_t experts, const CountOf& count_of) {
         const uint32_t lane = threadIdx.x % 32;
         uint32_t tiles_before = 0, groups_before = 0;
         for (uint32_t base = 0; base < experts; base += 32) {
             const uint32_t e = base + lane;
-            const uint32_t rows = e < experts ? uint32_t(counts[e]) : 0, groups = (rows + 7) / 8;
+            const uint32_t rows = e < experts ? count_of(e) : 0, groups = (rows + 7) / 8;
             const uint32_t tiles = (groups + kMaxGroups - 1) / kMaxGroups;
             uint32_t groups_sum = groups, tiles_sum = tiles;
             for (int d = 1; d < 32; d *= 2) {
@@ -78,6 +79,12 @@ struct TokenTiles {
             first_group[experts] = groups_before;
             first_tile[experts] = tiles_before;
         }
+    }
+
+    // The same, of the counts that the routing wrote. The kernel that was waited for need not be the routing: not from a cache
+    // that may be older.
+    __device__ __forceinline__ void fill_routed(const MoeGemmArgs& args) {
+        fill(args.experts, [&](uint32_t e) { return uint32_t(__ldcg(args.counts + e)); });
     }
 
     __device__ __forceinline__ TokenTile at(uint32_t experts, uint32_t index) const {

@@ -286,7 +286,7 @@ __device__ __forceinline__ void route(const MoeRoutedArgs& args, Shared& shared)
         atomicAdd(&shared.counts[expert], 1);
     }
     __syncthreads();
-    if (warp == 0) shared.tiles.fill(shared.counts, args.gemm.experts);
+    if (warp == 0) shared.tiles.fill(args.gemm.experts, [&](uint32_t e) { return uint32_t(shared.counts[e]); });
     __syncthreads();
     const uint32_t position = expert >= 0 ? shared.tiles.first_group[expert] * 8 + rank : 0;
     if (expert >= 0) shared.token_of[position] = uint8_t(slot / args.top_k);
@@ -325,7 +325,7 @@ __device__ __forceinline__ void moe_stream(const Args& args) {
         // The products before SwiGLU come right after the routing, whose counts they need; the others know that it is done.
         if constexpr (E == Epilogue::SwiGlu) grid_wait_for_previous();
         grid_launch_next();
-        if (warp == 0) shared.tiles.fill(gemm.counts, gemm.experts);
+        if (warp == 0) shared.tiles.fill_routed(gemm);
     }
     __syncthreads();
     if (warp < kConsumers * 4) {
