@@ -21,10 +21,12 @@
 
 namespace {
 
-// `Consumers` warpgroups, `MaxN` tokens at most in products of multiples of `Step`, `Chunk` records of each strip in a stage.
-template <int Consumers_, int MaxN_, int Step_, int Chunk_, int Stages_>
+// `Consumers` warpgroups, `MaxN` tokens at most in products of multiples of `Step`, `Chunk` records of each strip in a stage,
+// of which `Operands` are decoded before the products of the first are done.
+template <int Consumers_, int MaxN_, int Step_, int Chunk_, int Stages_, int Operands_>
 struct Body {
     static constexpr int Consumers = Consumers_, MaxN = MaxN_, Step = Step_, Chunk = Chunk_, Stages = Stages_;
+    static constexpr int Operands = Operands_;
     static constexpr int Threads = (Consumers + 1) * 128;
     // A thread's at launch, and a consumer's after the copying warpgroup gave up all but 24.
     static constexpr int LaunchRegisters = 65536 / Threads / 8 * 8;
@@ -34,8 +36,8 @@ struct Body {
 
 // The numbers are measured: more warpgroups hide the decode's latency, longer chunks read memory in longer runs, and
 // accumulators and operands together must fit the registers that ptxas grants, which are those at launch.
-using Mid = Body<4, 48, 8, 3, 4>;
-using Prefill = Body<3, 176, 16, 2, 3>;
+using Mid = Body<4, 48, 8, 5, 3, 2>;
+using Prefill = Body<3, 176, 16, 2, 3, 2>;
 
 template <class B>
 struct Stage {
@@ -68,7 +70,7 @@ __device__ __forceinline__ Tile tile_at(const MoeGemmArgs& args, const Shared<B>
 
 template <class B>
 __device__ Plan plan_tiles(const MoeGemmArgs& args, Shared<B>& shared) {
-    if (threadIdx.x < 32) shared.tiles.fill(args.counts, args.experts);
+    if (threadIdx.x < 32) shared.tiles.fill_routed(args);
     __syncthreads();
     const uint32_t token_tiles = shared.tiles.first_tile[args.experts];
     // With little to do, fewer strips a block and more blocks.
@@ -155,12 +157,20 @@ __device__ __forceinline__ void multiply(float (&acc)[N / 2], const uint32_t* a,
     if constexpr (Step < 3) multiply<N, Step + 1>(acc, a, tokens);
 }
 
-// This thread's part of a record, as a matrix operand.
-__device__ __forceinline__ void load_operand(const uint8_t* record, uint32_t (&a)[mxfp4::kRegisters]) {
+// This thread's part of a record.
+struct Codes {
+    uint4 codes;
+    uint32_t scales;
+};
+
+__device__ __forceinline__ Codes load_codes(const uint8_t* record) {
     const uint32_t t = threadIdx.x % 128;
-    const uint4 codes = *reinterpret_cast<const uint4*>(record + mxfp4::code_offset(t));
-    const uint32_t scales = *reinterpret_cast<const uint32_t*>(record + mxfp4::scale_offset(t));
-    mxfp4::decode_k64(codes, scales, a);
+    return {*reinterpret_cast<const uint4*>(record + mxfp4::code_offset(t)),
+            *reinterpret_cast<const uint32_t*>(record + mxfp4::scale_offset(t))};
+}
+
+__device__ __forceinline__ void decode(const Codes& codes, uint32_t (&a)[mxfp4::kRegisters]) {
+    mxfp4::decode_k64(codes.codes, codes.scales, a);
 }
 
 // One strip of a tile, in products of `N` columns.
@@ -171,7 +181,7 @@ __device__ __forceinline__ void consume_tile(const MoeGemmArgs& args, Shared<B>&
     float acc[N / 2];
 #pragma unroll
     for (int i = 0; i < N / 2; i++) acc[i] = 0.0f;
-    uint32_t a[B::Chunk][mxfp4::kRegisters];
+    uint32_t a[B::Operands][mxfp4::kRegisters];
     uint32_t first = 0;
 #pragma unroll 1
     for (; first + B::Chunk <= args.k_records; first += B::Chunk) {
@@ -180,9 +190,11 @@ __device__ __forceinline__ void consume_tile(const MoeGemmArgs& args, Shared<B>&
         const uint32_t tokens = __shfl_sync(~0u, wgmma_descriptor(shared_address(stage.tokens)), 0);
 #pragma unroll
         for (int r = 0; r < B::Chunk; r++) {
-            load_operand(stage.weights[slot] + r * mxfp4::kRecordBytes, a[r]);
+            const Codes codes = load_codes(stage.weights[slot] + r * mxfp4::kRecordBytes);
+            if (r >= B::Operands) wgmma_wait<B::Operands - 1>();
+            decode(codes, a[r % B::Operands]);
             wgmma_fence();
-            multiply<N>(acc, a[r], tokens + r * B::MaxN * 8);
+            multiply<N>(acc, a[r % B::Operands], tokens + r * B::MaxN * 8);
             wgmma_commit();
         }
         wgmma_wait<0>();
@@ -195,7 +207,7 @@ __device__ __forceinline__ void consume_tile(const MoeGemmArgs& args, Shared<B>&
         const uint32_t tokens = __shfl_sync(~0u, wgmma_descriptor(shared_address(stage.tokens)), 0);
 #pragma unroll 1
         for (uint32_t r = 0; first + r < args.k_records; r++) {
-            load_operand(stage.weights[slot] + r * mxfp4::kRecordBytes, a[0]);
+            decode(load_codes(stage.weights[slot] + r * mxfp4::kRecordBytes), a[0]);
             wgmma_fence();
             multiply<N>(acc, a[0], tokens + r * B::MaxN * 8);
             wgmma_commit();

@@ -59,8 +59,8 @@ const BODIES: [Body; 3] = [
         down: "moe_down_mid",
         consumers: 4,
         max_tokens: 48,
-        chunk: 3,
-        stages: 4,
+        chunk: 5,
+        stages: 3,
         sharing: Sharing::Ring,
     },
     Body {
@@ -329,13 +329,13 @@ mod tests {
         [body.consumers, body.max_tokens, body.chunk, body.stages]
     }
 
-    /// `using Name = Body<consumers, max tokens, step, chunk, stages>;`
+    /// `using Name = Body<consumers, max tokens, step, chunk, stages, operands>;`
     fn in_moe_gemm(name: &str) -> [usize; 4] {
         let source = include_str!("../../kernels/moe_gemm.cu");
         let (_, rest) = source.split_once(&format!("using {name} = Body<")).unwrap();
         let (numbers, _) = rest.split_once('>').unwrap();
         let numbers: Vec<usize> = numbers.split(", ").map(|number| number.parse().unwrap()).collect();
-        let [consumers, max_tokens, _, chunk, stages] = numbers[..] else { panic!("{numbers:?}") };
+        let [consumers, max_tokens, _, chunk, stages, _] = numbers[..] else { panic!("{numbers:?}") };
         [consumers, max_tokens, chunk, stages]
     }
 
