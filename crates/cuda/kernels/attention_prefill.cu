@@ -180,8 +180,7 @@ __device__ __forceinline__ void consume(const AttentionArgs& args, const Work& w
     const uint32_t first_whole = first_key(work.last, args.window), end_whole = work.tile.position + 1;
     const auto is_edge = [&](uint32_t tile) { return tile * kTileKeys < first_whole || (tile + 1) * kTileKeys > end_whole; };
     const auto release = [&](uint64_t* empty) {
-        __syncwarp();
-        if (threadIdx.x % 32 == 0 && empty) barrier_arrive(shared_address(empty));
+        if (empty) barrier_arrive(shared_address(empty));
     };
     Sums<kHeadDim> sums, span;
     Totals<kHeadDim> totals{shared.totals};
@@ -190,9 +189,8 @@ __device__ __forceinline__ void consume(const AttentionArgs& args, const Work& w
     const auto await_values = [&](uint32_t tile) {
         barrier_wait(shared_address(&shared.values_full[values.stage]), values.parity);
         if (tile * kTileKeys >= work.first && tile * kTileKeys + kTileKeys - 1 <= work.last) return;
-        // Each warpgroup by itself: what both write is the same.
-        hide_values<kHeadDim>(shared.values[values.stage], tile, work.first, work.last, threadIdx.x % kGroupThreads, kGroupThreads);
-        named_barrier(1 + threadIdx.x / kGroupThreads, kGroupThreads);
+        hide_values<kHeadDim>(shared.values[values.stage], tile, work.first, work.last, threadIdx.x, kConsumers);
+        named_barrier(1, kConsumers);
     };
     {
         float scores[8][4], old_weights[2];
@@ -266,8 +264,8 @@ __device__ __forceinline__ void prefill(const AttentionArgs& args) {
         for (uint32_t i = 0; i < kStages; i++) {
             barrier_init(shared_address(&shared.keys_full[i]), 1);
             barrier_init(shared_address(&shared.values_full[i]), 1);
-            barrier_init(shared_address(&shared.keys_empty[i]), kConsumers / 32);
-            barrier_init(shared_address(&shared.values_empty[i]), kConsumers / 32);
+            barrier_init(shared_address(&shared.keys_empty[i]), kConsumers);
+            barrier_init(shared_address(&shared.values_empty[i]), kConsumers);
         }
         barrier_init_fence();
     }

@@ -215,8 +215,7 @@ __device__ __forceinline__ void multiply_strip(const MoeGemmArgs& args, Shared& 
                     multiply<1>(weights + r * mxfp4::kRecordBytes, tokens, acc);
                 }
             }
-            __syncwarp();
-            if (lane == 0) barrier_arrive(shared_address(&shared.empty[ring.stage]));
+            barrier_arrive(shared_address(&shared.empty[ring.stage]));
         }
     }
 }
@@ -257,7 +256,7 @@ __device__ __forceinline__ void moe_few(const MoeRoutedArgs& args) {
     if (threadIdx.x == 0) {
         for (uint32_t i = 0; i < kStages; i++) {
             barrier_init(shared_address(&shared.full[i]), 1);
-            barrier_init(shared_address(&shared.empty[i]), 4);
+            barrier_init(shared_address(&shared.empty[i]), 128);
         }
         for (uint32_t i = 0; i < kSegments; i++) {
             barrier_init(shared_address(&shared.tokens_full[i]), E == Epilogue::SwiGlu ? kThreads : 1);

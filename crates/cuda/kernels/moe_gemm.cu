@@ -177,7 +177,6 @@ __device__ __forceinline__ void decode(const Codes& codes, uint32_t (&a)[mxfp4::
 template <class B, int N, Epilogue E>
 __device__ __forceinline__ void consume_tile(const MoeGemmArgs& args, Shared<B>& shared, const Plan& plan, uint32_t index,
                                              uint32_t slot, Ring& ring) {
-    const uint32_t lane = threadIdx.x % 32;
     float acc[N / 2];
 #pragma unroll
     for (int i = 0; i < N / 2; i++) acc[i] = 0.0f;
@@ -198,7 +197,7 @@ __device__ __forceinline__ void consume_tile(const MoeGemmArgs& args, Shared<B>&
             wgmma_commit();
         }
         wgmma_wait<0>();
-        if (lane == 0) barrier_arrive(shared_address(&shared.empty[ring.stage]));
+        barrier_arrive(shared_address(&shared.empty[ring.stage]));
         ring.next(B::Stages);
     }
     if (B::Chunk > 1 && first < args.k_records) {
@@ -213,7 +212,7 @@ __device__ __forceinline__ void consume_tile(const MoeGemmArgs& args, Shared<B>&
             wgmma_commit();
             wgmma_wait<0>();
         }
-        if (lane == 0) barrier_arrive(shared_address(&shared.empty[ring.stage]));
+        barrier_arrive(shared_address(&shared.empty[ring.stage]));
         ring.next(B::Stages);
     }
     // Found again: kept through the loop, it would cost registers that the sums need.
@@ -244,7 +243,7 @@ __device__ __forceinline__ void consume(const MoeGemmArgs& args, Shared<B>& shar
         }
         for (uint32_t first = 0; first < args.k_records; first += B::Chunk, ring.next(B::Stages)) {
             barrier_wait(shared_address(&shared.full[ring.stage]), ring.parity);
-            if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(&shared.empty[ring.stage]));
+            barrier_arrive(shared_address(&shared.empty[ring.stage]));
         }
     }
 }
@@ -256,7 +255,7 @@ __device__ __forceinline__ void moe_gemm(const MoeGemmArgs& args) {
     if (threadIdx.x == 0) {
         for (int i = 0; i < B::Stages; i++) {
             barrier_init(shared_address(&shared.full[i]), 1);
-            barrier_init(shared_address(&shared.empty[i]), B::Consumers * 4);
+            barrier_init(shared_address(&shared.empty[i]), B::Consumers * 128);
         }
         barrier_init_fence();
     }

@@ -238,8 +238,7 @@ __device__ __forceinline__ void consume_strip(const MoeGemmArgs& args, Shared& s
 #pragma unroll 1
                 for (uint32_t r = 0; r < end - record; r++) multiply<Groups>(weights + r * mxfp4::kRecordBytes, tokens, acc);
             }
-            __syncwarp();
-            if (lane == 0) barrier_arrive(shared_address(&shared.empty[consumer][ring.stage]));
+            barrier_arrive(shared_address(&shared.empty[consumer][ring.stage]));
         }
         if (unit + kConsumers >= work.last) release_tokens(shared, work, segment);
     }
@@ -310,7 +309,7 @@ __device__ __forceinline__ void moe_stream(const Args& args) {
         for (uint32_t c = 0; c < kConsumers; c++) {
             for (uint32_t i = 0; i < kStages; i++) {
                 barrier_init(shared_address(&shared.full[c][i]), 1);
-                barrier_init(shared_address(&shared.empty[c][i]), 4);
+                barrier_init(shared_address(&shared.empty[c][i]), 128);
             }
         }
         for (uint32_t i = 0; i < kBuffers * kSegments; i++) {
