@@ -189,13 +189,38 @@ fn in_long_contexts() {
     let Some(device) = gpu() else { return };
     for (name, mut rig) in rigs(&device, &["long_yarn"], 3, N_TOKENS) {
         let tokens = rig.random_tokens(N_TOKENS);
-        let from = N_TOKENS - 140;
-        let run = |rig: &mut Rig, chunks: &[usize]| {
-            let mut sequence = rig.sequence(&tokens);
+        let from = 4090;
+        let run = |rig: &mut Rig, n_tokens: usize, chunks: &[usize]| {
+            let mut sequence = rig.sequence(&tokens[..n_tokens]);
             read(&mut rig.executor, &mut sequence, chunks, from, |e, batch| e.step(batch))
         };
-        let whole = run(&mut rig, &[1024]);
-        same_bits(&run(&mut rig, &[1000, 1000, 1000, 1000, 160, 1]), &whole, || format!("{name}: one by one"));
-        same_bits(&run(&mut rig, &[333]), &whole, || format!("{name}: in chunks of 333"));
+        let whole = run(&mut rig, N_TOKENS, &[1024]);
+        let one_by_one = run(&mut rig, N_TOKENS, &[1000, 1000, 1000, 1000, 90, 1]);
+        same_bits(&one_by_one, &whole, || format!("{name}: one by one"));
+        same_bits(&run(&mut rig, N_TOKENS, &[333]), &whole, || format!("{name}: in chunks of 333"));
+        for n_tokens in [4095, 4096, 4097] {
+            let logits = run(&mut rig, n_tokens, &[1024]);
+            assert!(!logits.is_empty());
+            same_bits(&logits, &whole[..logits.len()], || format!("{name}: {n_tokens} tokens"));
+        }
     }
+}
+
+/// To the last position that the published models have: in even and uneven chunks, and one by one at the end.
+#[test]
+fn the_longest_context() {
+    let Some(device) = gpu() else { return };
+    let config = wide();
+    let n_tokens = config.max_position_embeddings;
+    assert_eq!(n_tokens, 131_072);
+    let mut rig = Rig::made(&device, &config, limits(&config, 1, n_tokens));
+    let tokens = rig.random_tokens(n_tokens);
+    let run = |rig: &mut Rig, chunks: &[usize]| {
+        let mut sequence = rig.sequence(&tokens);
+        read(&mut rig.executor, &mut sequence, chunks, n_tokens - 70, |e, batch| e.step(batch))
+    };
+    let whole = run(&mut rig, &[MAX_STEP_TOKENS]);
+    assert!(whole.iter().all(|logit| logit.is_finite()));
+    same_bits(&run(&mut rig, &[&[1000; 131][..], &[8, 1]].concat()), &whole, || "one by one at the end".to_owned());
+    same_bits(&run(&mut rig, &[999]), &whole, || "in chunks of 999".to_owned());
 }
