@@ -2,7 +2,7 @@
 //
 //     out = softmax([q k / sqrt(head_dim), sink]) [v, 0]
 //
-// Keys come in tiles of 64 positions, tiles in splits of 256, splits in spans of 4,096, all at multiples of their length. In a
+// Keys come in tiles of 64 positions, tiles in splits of 256, splits in spans of 2,048, all at multiples of their length. In a
 // split, sums run over its tiles in ascending order with a running maximum; splits are merged in ascending order within their
 // span, then spans, then the sink. A tile, split or span that a query sees nothing of changes no bit. So a result depends on
 // positions alone: not on what else is in the step, on who works on which part, nor on the kernel.
@@ -44,7 +44,7 @@ static_assert(sizeof(AttentionArgs) == 96);
 namespace attention {
 
 constexpr uint32_t kTileKeys = 64, kBlockKeys = 16;
-constexpr uint32_t kSplitTiles = 4, kSpanSplits = 16;
+constexpr uint32_t kSplitTiles = 4, kSpanSplits = 8;
 constexpr uint32_t kTileBlocks = kTileKeys / kBlockKeys;
 constexpr float kLog2E = 1.4426950408889634f;
 

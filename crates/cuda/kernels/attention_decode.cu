@@ -225,29 +225,63 @@ struct Four {
     }
 };
 
-// `n` partial results of a head, from `partial` on, at most a span; the lane's four columns of them from `column` on.
+// Partial results that a lane loads before it merges the first.
+constexpr uint32_t kAtOnce = 16;
+
+// A head's partial result; the lane's four columns of it from `column` on. Nothing, if it does not exist.
 template <int kHeadDim>
-__device__ __forceinline__ Four merge_span(const AttentionArgs& args, uint32_t partial, uint32_t n, uint32_t head, uint32_t column) {
-    constexpr uint32_t kAtOnce = 16;
-    const uint32_t heads = args.kv_heads * args.group;
-    Four span;
-    for (uint32_t base = 0; base < n; base += kAtOnce) {
-        Four parts[kAtOnce];
+__device__ __forceinline__ Four load_partial(const AttentionArgs& args, const DecodeMerge& merge, uint32_t index, uint32_t head,
+                                             uint32_t column) {
+    Four part;
+    if (index >= merge.n_partials) return part;
+    const size_t at = size_t(merge.first_partial + index) * args.kv_heads * args.group + head;
+    const float2 sums = __ldcg(args.partial_sums + at);
+    const float4 outs = __ldcg(reinterpret_cast<const float4*>(args.partial_outs + at * kHeadDim + column));
+    part.row = RowSum{sums.x, sums.y};
+    part.outs[0] = outs.x, part.outs[1] = outs.y, part.outs[2] = outs.z, part.outs[3] = outs.w;
+    return part;
+}
+
+// All partial results, of a span at most.
+template <int kHeadDim>
+__device__ __forceinline__ Four merge_span(const AttentionArgs& args, const DecodeMerge& merge, uint32_t head, uint32_t column) {
+    static_assert(kSpanSplits <= kAtOnce);
+    Four parts[kSpanSplits], span;
 #pragma unroll
-        for (uint32_t i = 0; i < kAtOnce; i++) {
-            if (base + i >= n) continue;
-            const size_t at = size_t(partial + base + i) * heads + head;
-            const float2 sums = __ldcg(args.partial_sums + at);
-            const float4 outs = __ldcg(reinterpret_cast<const float4*>(args.partial_outs + at * kHeadDim + column));
-            parts[i].row = RowSum{sums.x, sums.y};
-            parts[i].outs[0] = outs.x, parts[i].outs[1] = outs.y, parts[i].outs[2] = outs.z, parts[i].outs[3] = outs.w;
-        }
+    for (uint32_t i = 0; i < kSpanSplits; i++) parts[i] = load_partial<kHeadDim>(args, merge, i, head, column);
 #pragma unroll
-        for (uint32_t i = 0; i < kAtOnce; i++) {
-            if (base + i < n) span.merge(parts[i]);
-        }
+    for (uint32_t i = 0; i < kSpanSplits; i++) {
+        if (i < merge.n_partials) span.merge(parts[i]);
     }
     return span;
+}
+
+// All partial results, `kPerSpan` of each span. The eight fours of the warp have a span each, in turn.
+template <int kHeadDim, uint32_t kPerSpan>
+__device__ __forceinline__ Four merge_spans(const AttentionArgs& args, const DecodeMerge& merge, uint32_t head, uint32_t column) {
+    constexpr uint32_t kFours = 8, kSpans = kAtOnce / kPerSpan;
+    const uint32_t lane = threadIdx.x % 32, four = lane / 4;
+    Four total;
+    for (uint32_t base = 0; base < merge.n_partials; base += kFours * kAtOnce) {
+        Four parts[kSpans][kPerSpan];
+#pragma unroll
+        for (uint32_t s = 0; s < kSpans; s++) {
+#pragma unroll
+            for (uint32_t i = 0; i < kPerSpan; i++) {
+                parts[s][i] = load_partial<kHeadDim>(args, merge, base + (s * kFours + four) * kPerSpan + i, head, column);
+            }
+        }
+#pragma unroll
+        for (uint32_t s = 0; s < kSpans; s++) {
+            if (base + s * kFours * kPerSpan >= merge.n_partials) break;
+            Four span;
+#pragma unroll
+            for (uint32_t i = 0; i < kPerSpan; i++) span.merge(parts[s][i]);
+#pragma unroll 1
+            for (uint32_t f = 0; f < kFours; f++) total.merge(span.of_lane(f * 4 + lane % 4));
+        }
+    }
+    return total;
 }
 
 // Pieces of a key-value head's merge.
@@ -276,18 +310,9 @@ __device__ __forceinline__ void merge_partials(const AttentionArgs& args, const 
         const uint32_t slice = header.merges_spans ? unit : unit * 8 + four;
         const uint32_t head = pair % args.kv_heads * args.group + min(slice, n_slices - 1) / kSlices;
         const uint32_t column = slice % kSlices * 16 + lane % 4 * 4;
-        const uint32_t stride = header.merges_spans ? 8 : 1;
-        Four total;
-        for (uint32_t base = 0; base < merge.n_partials; base += stride * merge.per_span) {
-            const uint32_t begin = min(base + (header.merges_spans ? four * merge.per_span : 0), merge.n_partials);
-            const uint32_t n = min(merge.n_partials - begin, merge.per_span);
-            const Four span = merge_span<kHeadDim>(args, merge.first_partial + begin, n, head, column);
-            if (!header.merges_spans) {
-                total.merge(span);
-                continue;
-            }
-            for (uint32_t i = 0; i < 8; i++) total.merge(span.of_lane(i * 4 + lane % 4));
-        }
+        const Four total = !header.merges_spans ? merge_span<kHeadDim>(args, merge, head, column)
+            : merge.per_span == 1               ? merge_spans<kHeadDim, 1>(args, merge, head, column)
+                                                : merge_spans<kHeadDim, kSpanSplits>(args, merge, head, column);
         if (slice < n_slices && (!header.merges_spans || four == 0)) {
             const float factor = finish(total.row, args.sinks[head]);
 #pragma unroll

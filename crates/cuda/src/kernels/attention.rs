@@ -7,7 +7,7 @@ use crate::launch::{Kernel, Launch, Start, Stream};
 /// Positions whose keys are summed in one piece of work, as in `attention.cuh`; so are those that follow.
 pub(crate) const SPLIT: usize = 256;
 /// Splits of a span.
-pub(crate) const SPAN_SPLITS: usize = 16;
+pub(crate) const SPAN_SPLITS: usize = 8;
 /// Elements of a head.
 pub(crate) const HEAD_DIMS: [usize; 2] = [32, 64];
 /// Heads of a key-value head: a warp's rows.

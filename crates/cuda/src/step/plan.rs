@@ -64,13 +64,15 @@ impl Plan {
     }
 }
 
-/// Rows that are longer than their share of the work are split: in as many pieces as there are splits where few such rows
-/// are, else in spans, as far as there is room for the partial results.
+/// Rows that are longer than their share of the work are split: in spans where these are pieces enough, as partial results are
+/// traffic, too, or where there is no room for more of them; else in as many pieces as there are splits.
 pub(super) fn plan(chains: &[Chain], kv_heads: usize, n_sms: usize) -> Plan {
     let total: usize = chains.iter().map(|chain| chain.n_splits).sum();
     let share = (total * kv_heads / (n_sms * CHAINS_PER_SM)).max(1);
-    let long: usize = chains.iter().map(|chain| chain.n_splits).filter(|&n| n > share).sum();
-    let run = if long <= max_partials(kv_heads) { 1 } else { SPAN_SPLITS };
+    let long = || chains.iter().map(|chain| chain.n_splits).filter(|&n| n > share);
+    let (n_splits, n_spans) = (long().sum::<usize>(), long().map(|n| n.div_ceil(SPAN_SPLITS)).sum::<usize>());
+    let are_enough = n_spans * kv_heads >= n_sms * CHAINS_PER_SM;
+    let run = if are_enough || n_splits > max_partials(kv_heads) { SPAN_SPLITS } else { 1 };
     let mut plan = Plan::default();
     let mut n_partials = 0;
     for &Chain { row, n_splits } in chains {
@@ -146,23 +148,25 @@ mod tests {
     #[test]
     fn few_rows_are_split_and_many_are_not() {
         assert_eq!(of(&[(1, 4)]).items.len(), 4);
-        assert_eq!(of(&[(1, 512)]).items.len(), 512);
-        assert!(of(&[(1, 512)]).merges_spans() && !of(&[(1, 16)]).merges_spans());
+        assert_eq!(of(&[(1, 128)]).items.len(), 128);
+        assert!(of(&[(1, 128)]).merges_spans() && !of(&[(1, SPAN_SPLITS)]).merges_spans());
         assert_eq!(of(&[(64, 4)]).items.len(), 64);
         assert_eq!(of(&[(256, 4)]).items.len(), 256);
     }
 
     #[test]
-    fn many_long_rows_are_split_in_spans() {
-        let plan = of(&[(16, 512)]);
-        assert_eq!((plan.items.len(), plan.merges[0].per_span), (16 * 512 / SPAN_SPLITS, 1));
-        assert!(plan.merges_spans());
+    fn where_spans_are_pieces_enough_rows_are_split_in_those() {
+        for rows in [1, 16] {
+            let plan = of(&[(rows, 512)]);
+            assert_eq!((plan.items.len(), plan.merges[0].per_span), (rows * 512 / SPAN_SPLITS, 1));
+            assert!(plan.merges_spans());
+        }
     }
 
     #[test]
     fn a_long_row_among_short_ones_is_split_alone() {
-        let plan = of(&[(40, 1), (1, 512), (3, 2)]);
-        assert_eq!((plan.items.len(), plan.merges.len()), (40 + 512 + 3, 1));
+        let plan = of(&[(40, 1), (1, 128), (3, 2)]);
+        assert_eq!((plan.items.len(), plan.merges.len()), (40 + 128 + 3, 1));
     }
 
     #[test]
