@@ -62,7 +62,7 @@ cat >"$folder/sanitize.sh" <<'SANITIZE'
 # Runs the kernels' tests under NVIDIA's compute-sanitizer, but for those that would take many minutes so: accesses out of bounds,
 # reads of what nobody wrote, races in shared memory. Arguments choose among its tools; without any, all three are run.
 cd "$(dirname "$0")"
-export REQUIRE_GPU=1 TESSERA_FIXTURES="$PWD/fixtures"
+export REQUIRE_GPU=1 TESSERA_FIXTURES="$PWD/fixtures" TESSERA_FEW_CASES=1
 tools=("$@")
 ((${#tools[@]})) || tools=(memcheck initcheck racecheck)
 # What errors of calls the tests provoke is no matter here; by itself racecheck counts fewer barriers than some kernels have.
@@ -72,7 +72,10 @@ long=(among_thousands alone_and_in_batches thousands_of_tokens the_published_wid
 status=0
 for tool in "${tools[@]}"; do
     echo "== $tool"
-    compute-sanitizer "${options[@]}" --tool "$tool" kernel-tests/it-* --test-threads=1 "${long[@]/#/--skip=}" || status=1
+    skipped=("${long[@]}")
+    # It does not come back, within minutes for one launch, from sampling: blocks of a cluster that write to each other's memory.
+    [[ $tool == racecheck ]] && skipped+=(sample sampling steps::chain)
+    compute-sanitizer "${options[@]}" --tool "$tool" kernel-tests/it-* --test-threads=1 "${skipped[@]/#/--skip=}" || status=1
 done
 exit $status
 SANITIZE

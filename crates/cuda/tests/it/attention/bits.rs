@@ -5,7 +5,7 @@ use tessera_cuda::Attention;
 use tessera_model::LayerType::{self, Full, Sliding};
 
 use super::rig::{Rig, Span, config, shape, span};
-use crate::gpu::gpu;
+use crate::gpu::{cases, gpu};
 
 const N: usize = 330;
 const KINDS: [LayerType; 2] = [Full, Sliding];
@@ -124,7 +124,7 @@ fn run_after_run() {
         let mut loaded = rig.load(kind, &rows, None);
         rig.launch(kind, &mut loaded);
         let expect = bits(&rig.results(&rows, &loaded));
-        for round in 0..50 {
+        for round in cases(0..50) {
             (0..10).for_each(|_| rig.launch(kind, &mut loaded));
             assert!(bits(&rig.results(&rows, &loaded)) == expect, "{kind:?}, round {round}");
         }

@@ -4,7 +4,7 @@ use half::bf16;
 use tessera_cuda::{DenseChoice, DenseKernel};
 
 use super::rig::{Rig, Rows};
-use crate::gpu::gpu;
+use crate::gpu::{cases, gpu};
 
 /// Around what the kernels' tiles, groups and warps have.
 const TOKENS: [usize; 19] = [1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 129, 255, 257, 1000];
@@ -13,7 +13,7 @@ const TOKENS: [usize; 19] = [1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127,
 fn every_count_of_tokens() {
     let Some(device) = gpu() else { return };
     let rig = Rig::new(&device, 96, 160);
-    for n_tokens in TOKENS {
+    for n_tokens in cases(TOKENS) {
         rig.check(&Rows::random(9, n_tokens, 160), 1);
     }
 }
@@ -23,7 +23,7 @@ fn every_count_of_tokens() {
 fn every_width_of_a_product() {
     let Some(device) = gpu() else { return };
     let rig = Rig::new(&device, 208, 96);
-    for n_tokens in (32..=544).step_by(32).flat_map(|n| [n - 1, n, n + 1]) {
+    for n_tokens in cases((32..=544).step_by(32).flat_map(|n| [n - 1, n, n + 1])) {
         rig.check(&Rows::random(n_tokens as u64, n_tokens, 96), 7);
     }
 }

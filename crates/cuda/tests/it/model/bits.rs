@@ -4,7 +4,7 @@ use tessera_cuda::{Device, MAX_STEP_LOGITS, MAX_STEP_ROWS};
 use tessera_model::{Batch, Sampling, Token};
 
 use super::rig::{How, MAX_STEP_TOKENS, Part, Rig, Sequence, batch, fixture, limits, read, same_bits, wide};
-use crate::gpu::gpu;
+use crate::gpu::{cases, gpu};
 
 /// Chunks around a block (16), a matrix tile (8, 64), a window (16, 128) and a split of keys (256); the last one repeats.
 const CHUNKINGS: [&[usize]; 10] =
@@ -30,7 +30,7 @@ fn in_one_piece_in_chunks_and_one_by_one() {
         let tokens = rig.random_tokens(N_TOKENS);
         let whole = rig.alone(&tokens);
         assert!(whole.iter().all(|logit| logit.is_finite()), "{name}");
-        for chunks in CHUNKINGS {
+        for chunks in cases(CHUNKINGS) {
             let mut sequence = rig.sequence(&tokens);
             let logits = read(&mut rig.executor, &mut sequence, chunks, 0, |e, batch| e.step(batch));
             same_bits(&logits, &whole, || format!("{name}: chunks {chunks:?}"));
@@ -50,7 +50,7 @@ fn prompts_of_every_length() {
     for (name, mut rig) in rigs(&device, &["window", "one_kv_head", "odd_layers"], 1, 300) {
         let tokens = rig.random_tokens(300);
         let whole = rig.alone(&tokens);
-        for n_tokens in [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 63, 64, 65, 127, 128, 129, 130, 255, 256, 257] {
+        for n_tokens in cases([1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 63, 64, 65, 127, 128, 129, 130, 255, 256, 257]) {
             let logits = rig.alone(&tokens[..n_tokens]);
             same_bits(&logits, &whole[..logits.len()], || format!("{name}: {n_tokens} tokens"));
         }
@@ -119,7 +119,7 @@ impl Crowd {
 fn in_batches_of_decoding_and_reading_rows() {
     let Some(device) = gpu() else { return };
     for (name, mut rig) in rigs(&device, &["window", "real_heads", "experts_128"], MAX_STEP_ROWS, 60) {
-        for n in [3, 8, 64, MAX_STEP_ROWS] {
+        for n in cases([3, 8, 64, MAX_STEP_ROWS]) {
             let mut crowd = Crowd::new(&mut rig, n, 20);
             while crowd.left() > 0 {
                 crowd.step(&mut rig, true, &name);
@@ -133,7 +133,7 @@ fn in_batches_of_decoding_and_reading_rows() {
 fn in_batches_of_decoding_rows() {
     let Some(device) = gpu() else { return };
     for (name, mut rig) in rigs(&device, &["window", "narrow_k"], MAX_STEP_ROWS, 40) {
-        for n in [1, 3, 5, 8, 9, 64, 100, 250, MAX_STEP_ROWS] {
+        for n in cases([1, 3, 5, 8, 9, 64, 100, 250, MAX_STEP_ROWS]) {
             let mut crowd = Crowd::new(&mut rig, n, 18);
             // Shorter ones end earlier, so that the batch shrinks.
             while crowd.left() > 0 {

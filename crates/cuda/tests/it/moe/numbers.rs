@@ -5,7 +5,7 @@ use half::bf16;
 use super::layer::{Inputs, Layer, Signs, shape};
 use super::reference::{Reference, down};
 use super::rig::{CHOICES, Rig};
-use crate::gpu::gpu;
+use crate::gpu::{cases, gpu};
 
 /// Around what the kernels' tiles, groups and warps have.
 const TOKENS: [usize; 20] = [0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 129, 255, 257, 1000];
@@ -18,7 +18,7 @@ const MOST_BEYOND_ONE: f64 = 1e-3;
 fn every_count_of_tokens() {
     let Some(device) = gpu() else { return };
     let rig = Rig::new(device, Layer::random(shape(256, 128, 8, 4), Signs::Both));
-    for n_tokens in TOKENS {
+    for n_tokens in cases(TOKENS) {
         rig.check(&rig.layer.inputs(n_tokens, Signs::Both));
     }
 }
@@ -40,7 +40,7 @@ fn every_tile_is_full_once() {
 fn every_width_of_a_product() {
     let Some(device) = gpu() else { return };
     let rig = Rig::new(device, Layer::random(shape(320, 32, 1, 1), Signs::Both));
-    for n_tokens in (1..=264).step_by(8).flat_map(|first| [first, first + 7]) {
+    for n_tokens in cases((1..=264).step_by(8).flat_map(|first| [first, first + 7])) {
         rig.check(&rig.layer.inputs(n_tokens, Signs::Both));
     }
 }
