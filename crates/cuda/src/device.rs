@@ -362,7 +362,33 @@ pub(crate) fn check(call: &'static str, status: CUresult) -> Result<(), DeviceEr
             if text.is_null() { "unknown".to_owned() } else { CStr::from_ptr(text).to_string_lossy().into_owned() }
         }
     };
-    Err(DeviceError::Driver { call, name: text(sys::cuGetErrorName), text: text(sys::cuGetErrorString) })
+    let (name, text) = (text(sys::cuGetErrorName), text(sys::cuGetErrorString));
+    match is_lost(status) {
+        true => Err(DeviceError::Lost { call, name, text }),
+        false => Err(DeviceError::Driver { call, name, text }),
+    }
+}
+
+/// Whether every later call of this process will fail, too: the hardware failed, or a kernel ended by a fault (CUDA driver API,
+/// `CUresult`: "the process must be terminated and relaunched").
+fn is_lost(status: CUresult) -> bool {
+    use CUresult::*;
+    matches!(
+        status,
+        CUDA_ERROR_DEVICE_UNAVAILABLE
+            | CUDA_ERROR_ECC_UNCORRECTABLE
+            | CUDA_ERROR_NVLINK_UNCORRECTABLE
+            | CUDA_ERROR_ILLEGAL_ADDRESS
+            | CUDA_ERROR_LAUNCH_TIMEOUT
+            | CUDA_ERROR_ASSERT
+            | CUDA_ERROR_HARDWARE_STACK_ERROR
+            | CUDA_ERROR_ILLEGAL_INSTRUCTION
+            | CUDA_ERROR_MISALIGNED_ADDRESS
+            | CUDA_ERROR_INVALID_ADDRESS_SPACE
+            | CUDA_ERROR_INVALID_PC
+            | CUDA_ERROR_LAUNCH_FAILED
+            | CUDA_ERROR_SYSTEM_NOT_READY
+    )
 }
 
 /// Of an allocation: none has 0 bytes, which is an error to the driver, and one that overflows is too large for any memory.
@@ -415,4 +441,19 @@ fn attribute(device: sys::CUdevice, attribute: Attribute) -> Result<usize, Devic
     // SAFETY: the driver writes one number.
     check("cuDeviceGetAttribute", unsafe { sys::cuDeviceGetAttribute(&mut value, attribute, device) })?;
     Ok(value as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CUresult, is_lost};
+
+    #[test]
+    fn faults_lose_the_gpu_and_refusals_do_not() {
+        for status in [CUresult::CUDA_ERROR_ILLEGAL_ADDRESS, CUresult::CUDA_ERROR_ECC_UNCORRECTABLE] {
+            assert!(is_lost(status), "{status:?}");
+        }
+        for status in [CUresult::CUDA_ERROR_OUT_OF_MEMORY, CUresult::CUDA_ERROR_INVALID_VALUE] {
+            assert!(!is_lost(status), "{status:?}");
+        }
+    }
 }

@@ -29,6 +29,11 @@ pub enum DeviceError {
     OutOfMemory { bytes: usize, free_bytes: usize },
     #[error("{n} elements at {at} are beyond the {len} of the buffer")]
     Bounds { at: usize, n: usize, len: usize },
+    #[error(
+        "the GPU is lost to this program: {call} failed with {name}, {text}; start it again, and if that comes back, look for \
+         Xid in the kernel's log (dmesg) and at `nvidia-smi`"
+    )]
+    Lost { call: &'static str, name: String, text: String },
     #[error("{call} failed: {name}, {text}")]
     Driver { call: &'static str, name: String, text: String },
 }

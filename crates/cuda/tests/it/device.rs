@@ -50,6 +50,12 @@ fn messages_say_what_is_missing_and_what_to_do() {
         &DeviceError::NoKernels,
         "this build has no GPU kernels: nvcc was missing; install it with `just cuda-toolchain`, and build again",
     );
+    let (name, text) = ("CUDA_ERROR_ECC_UNCORRECTABLE".to_owned(), "uncorrectable ECC error encountered".to_owned());
+    check_message(
+        &DeviceError::Lost { call: "cuStreamSynchronize", name, text },
+        "the GPU is lost to this program: cuStreamSynchronize failed with CUDA_ERROR_ECC_UNCORRECTABLE, uncorrectable ECC \
+         error encountered; start it again, and if that comes back, look for Xid in the kernel's log (dmesg) and at `nvidia-smi`",
+    );
 }
 
 #[test]
