@@ -170,7 +170,7 @@ impl Chat<'_> {
         let sampling = Sampling { seed: self.sampling.seed.wrapping_add(turn), ..self.sampling };
         let listening = interrupt::listen(Second::Waits);
         let screen = &mut self.screen;
-        let (finish, timings) = self.session.generate(&prompt, self.max_tokens, sampling, |token| {
+        let (finish, timings) = self.session.generate(&prompt, self.max_tokens, sampling, |token, _| {
             answer.push(token, &mut |piece| Ok(screen.show(&piece)?))
         })?;
         drop(listening);

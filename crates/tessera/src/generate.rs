@@ -17,10 +17,13 @@ use crate::args::{Effort, ModelArgs, SamplingArgs, at_least_one, published_model
 use crate::date;
 use crate::executor::{Backend, DeviceArgs, Notes};
 use crate::interrupt::{self, Interrupted, Second};
+use crate::logprobs::Logprobs;
 use crate::opened::{self, Model};
 use crate::screen::{Reasoning, Screen};
 use crate::session::{self, Finish, PROMPT_CHUNK, Rollback, Session, Timings};
 
+/// Of the likeliest tokens; as in OpenAI's API.
+const MAX_TOP_LOGPROBS: i64 = 20;
 /// New tokens where neither --max-tokens nor --context says otherwise.
 const DEFAULT_MAX_TOKENS: usize = 4096;
 
@@ -36,6 +39,7 @@ const DEFAULT_MAX_TOKENS: usize = 4096;
   git diff | tessera generate -m ./gpt-oss-20b --system 'Write a commit message.' -
   tessera generate -m ./gpt-oss-20b --raw --temperature 0 -n 20 'The capital of France is'
   tessera generate -m ./gpt-oss-20b --json 'Hi' | jq .text
+  tessera generate -m ./gpt-oss-20b --json --logprobs 5 'Hi' | jq .logprobs
   tessera generate -m ./gpt-oss-20b --tokens ids.json -n 8        token ids in, token ids out
   tessera generate --load-dummy 120b --tokens ids.json -n 8       random weights, on the GPU")]
 pub struct Args {
@@ -71,6 +75,10 @@ pub struct Args {
     /// Print one JSON object when done: text, reasoning, tokens, finish_reason, seed, timings
     #[arg(long)]
     json: bool,
+    /// In the JSON, the log-probability of each token, and of the N likeliest at its place: the model's own, before temperature,
+    /// top-k and top-p
+    #[arg(long, value_name = "N", requires = "json", value_parser = clap::value_parser!(u8).range(0..=MAX_TOP_LOGPROBS))]
+    logprobs: Option<u8>,
     /// No timings on stderr, no word of the GPU's memory, nor of an answer that was cut off
     #[arg(short, long)]
     quiet: bool,
@@ -140,6 +148,8 @@ struct Run {
     form: Form,
     prompt_tokens: usize,
     sampling: Sampling,
+    /// Of each token, if they were asked for.
+    logprobs: Option<Vec<Logprobs>>,
     /// Until the model was ready for its first step.
     loaded: Duration,
     finish: Finish,
@@ -181,8 +191,12 @@ impl Job {
         let mut screen = Screen::new(if args.show_reasoning { Reasoning::Shown } else { Reasoning::Hidden });
         let mut first_token = None;
         let _listening = interrupt::listen(Second::Ends);
-        let (finish, timings) = session.generate(&prompt, max_tokens, sampling, |token| {
+        let mut logprobs = args.logprobs.map(|_| Vec::new());
+        let (finish, timings) = session.generate(&prompt, max_tokens, sampling, |token, logits| {
             first_token.get_or_insert_with(|| started.elapsed());
+            if let (Some(all), Some(n_top)) = (&mut logprobs, args.logprobs) {
+                all.push(Logprobs::of(&logits.read()?, token, n_top.into()));
+            }
             match form {
                 Form::Ids if !args.json => screen.id(token)?,
                 _ => {}
@@ -194,7 +208,7 @@ impl Job {
             Form::Ids if !args.json => screen.end_ids()?,
             _ => screen.end()?,
         }
-        Ok(Run { answer, form, prompt_tokens: prompt.len(), sampling, loaded, finish, timings, first_token })
+        Ok(Run { answer, form, prompt_tokens: prompt.len(), sampling, logprobs, loaded, finish, timings, first_token })
     }
 }
 
@@ -265,7 +279,7 @@ impl Run {
             Form::Ids => (None, None),
         };
         let t = &self.timings;
-        json!({
+        let mut json = json!({
             "text": text,
             "reasoning": reasoning,
             "tokens": self.answer.tokens,
@@ -280,7 +294,11 @@ impl Run {
                 "decode_s": t.decode.as_secs_f64(),
                 "decode_per_second": rate(t.decode_tokens, t.decode),
             },
-        })
+        });
+        if let Some(logprobs) = &self.logprobs {
+            json["logprobs"] = self.answer.tokens.iter().zip(logprobs).map(logprobs_json).collect();
+        }
+        json
     }
 
     fn summary(&self) -> String {
@@ -303,6 +321,12 @@ impl Run {
             self.finish.name(),
         )
     }
+}
+
+/// With OpenAI's names.
+fn logprobs_json((token, of): (&Token, &Logprobs)) -> serde_json::Value {
+    let top = |&(token, logprob): &(Token, f64)| json!({ "token": token, "logprob": logprob });
+    json!({ "token": token, "logprob": of.logprob, "top_logprobs": of.top.iter().map(top).collect::<Vec<_>>() })
 }
 
 /// Tokens per second; 0 where nothing ran.

@@ -20,6 +20,7 @@ mod inspect;
 mod interrupt;
 mod layout;
 mod logits;
+mod logprobs;
 mod memory;
 mod npy;
 mod opened;

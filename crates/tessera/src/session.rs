@@ -24,6 +24,15 @@ pub struct Session<'a> {
     trace: Option<&'a mut dyn Trace>,
 }
 
+/// The logits `[vocab]` that a token was chosen from, while the next one is not: read only by those who ask.
+pub struct Logits<'a>(&'a dyn Executor);
+
+impl Logits<'_> {
+    pub fn read(&self) -> anyhow::Result<Vec<f32>> {
+        Ok(self.0.logits()?)
+    }
+}
+
 /// Whether to go on after a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
@@ -87,7 +96,8 @@ impl<'a> Session<'a> {
         Self { trace: Some(trace), ..self }
     }
 
-    /// Reads `prompt` and hands each new token to `receive`, at most `max_tokens`, until that or the user says stop.
+    /// Reads `prompt` and hands each new token to `receive`, at most `max_tokens`, until that or the user says stop. What it was
+    /// chosen from comes with it.
     /// Of a prompt that begins like the last one, only the rest is computed.
     ///
     /// # Errors
@@ -97,7 +107,7 @@ impl<'a> Session<'a> {
         prompt: &[Token],
         max_tokens: usize,
         sampling: Sampling,
-        mut receive: impl FnMut(Token) -> anyhow::Result<Flow>,
+        mut receive: impl FnMut(Token, Logits) -> anyhow::Result<Flow>,
     ) -> anyhow::Result<(Finish, Timings)> {
         check_prompt(prompt, self.context)?;
         let mut timings = Timings::default();
@@ -112,7 +122,7 @@ impl<'a> Session<'a> {
         let mut generated = 0;
         let finish = loop {
             generated += 1;
-            if receive(token)? == Flow::Stop {
+            if receive(token, Logits(self.executor.as_ref()))? == Flow::Stop {
                 break Finish::Stop;
             }
             if interrupt::stopped() {

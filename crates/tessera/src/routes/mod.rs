@@ -148,7 +148,7 @@ impl Job {
         let mut session = Session::new(executor, config, place.limits, context).traced(&mut routes);
         // The last token that comes has not gone through the model: one more is asked for.
         let n = args.max_tokens.saturating_add(1);
-        let (finish, _) = session.generate(&self.prompt, n, Sampling::GREEDY, |token| {
+        let (finish, _) = session.generate(&self.prompt, n, Sampling::GREEDY, |token, _| {
             tokens.push(token);
             Ok(if stop_ids.contains(&token) { Flow::Stop } else { Flow::Continue })
         })?;

@@ -71,7 +71,7 @@ fn session(rollback: usize) -> (Session<'static>, Arc<Mutex<Vec<usize>>>) {
 
 fn answer(session: &mut Session, prompt: &[Token], max_tokens: usize) -> (Vec<Token>, Finish, Timings) {
     let mut tokens = Vec::new();
-    let receive = |token| {
+    let receive = |token, _: Logits| {
         tokens.push(token);
         Ok(Flow::Continue)
     };
@@ -97,9 +97,9 @@ fn the_context_ends_an_answer() {
     let (mut session, _) = session(0);
     let (tokens, finish, _) = answer(&mut session, &prompt(CONTEXT - 2, 0), 100);
     assert_eq!((tokens.len(), finish), (3, Finish::Length));
-    let error = session.generate(&prompt(CONTEXT + 1, 0), 1, Sampling::GREEDY, |_| Ok(Flow::Stop)).unwrap_err();
+    let error = session.generate(&prompt(CONTEXT + 1, 0), 1, Sampling::GREEDY, |_, _| Ok(Flow::Stop)).unwrap_err();
     assert!(error.to_string().contains("2049 tokens"), "{error}");
-    assert!(session.generate(&[], 1, Sampling::GREEDY, |_| Ok(Flow::Stop)).is_err());
+    assert!(session.generate(&[], 1, Sampling::GREEDY, |_, _| Ok(Flow::Stop)).is_err());
 }
 
 /// A conversation: each turn keeps `kept` tokens of what the cache holds and adds new ones. The answers must be those of

@@ -53,6 +53,45 @@ fn json_says_everything() {
     }
 }
 
+/// Against the logits of the same tokens, read at once.
+#[test]
+fn logprobs_are_those_of_the_logits() {
+    let model = Model::tiny();
+    let ids = model.beside("ids.json", "[5, 6, 7]");
+    let args = ["--json", "-n", "6", "--precision", "f32", "--seed", "3", "--tokens", &ids];
+    let json = generate(&model, &[&args[..], &["--logprobs", "3"]].concat()).json();
+    let answer = tokens(&json);
+    let all: Vec<u64> = [5, 6, 7].into_iter().chain(answer.iter().copied()).collect();
+    let (all_ids, file) = (model.beside("all.json", &json!(all).to_string()), model.beside("all.npy", ""));
+    run(&["logits", model.arg(), "--tokens", &all_ids, "--precision", "f32", "--out", &file]).ok();
+    let bytes = std::fs::read(&file).unwrap();
+    let header = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+    let number = |b: &[u8]| f64::from(f32::from_le_bytes(b.try_into().unwrap()));
+    let values: Vec<f64> = bytes[header..].chunks_exact(4).map(number).collect();
+    let vocab = values.len() / all.len();
+    let found = json["logprobs"].as_array().unwrap();
+    assert_eq!(found.len(), answer.len());
+    for (i, found) in found.iter().enumerate() {
+        let row = &values[(2 + i) * vocab..][..vocab];
+        let log_sum = row.iter().map(|logit| logit.exp()).sum::<f64>().ln();
+        let near = |of: &Value| {
+            let expect = row[of["token"].as_u64().unwrap() as usize] - log_sum;
+            let logprob = of["logprob"].as_f64().unwrap();
+            assert!((logprob - expect).abs() < 1e-9, "token {i}: {logprob}, expected {expect}");
+            logprob
+        };
+        assert_eq!(found["token"], answer[i]);
+        near(found);
+        let top: Vec<f64> = found["top_logprobs"].as_array().unwrap().iter().map(near).collect();
+        let mut sorted: Vec<f64> = row.iter().map(|logit| logit - log_sum).collect();
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        assert!(top.len() == 3 && top.iter().zip(&sorted).all(|(a, b)| (a - b).abs() < 1e-9), "{top:?}");
+    }
+    assert_eq!(tokens(&generate(&model, &args).json()), answer);
+    generate(&model, &["--logprobs", "3", "hi"]).fails_with(&["--json"]);
+    generate(&model, &["--json", "--logprobs", "21", "hi"]).fails_with(&["0..=20"]);
+}
+
 #[test]
 fn the_text_on_stdout_is_the_text_of_the_json() {
     let model = Model::tiny();
