@@ -59,8 +59,8 @@ exit $status
 RUN
 cat >"$folder/sanitize.sh" <<'SANITIZE'
 #!/usr/bin/env bash
-# Runs the kernels' tests, few cases of each, under NVIDIA's compute-sanitizer, but for those that would take many minutes so:
-# accesses out of bounds, reads of what nobody wrote, races in shared memory. Arguments choose among its tools; without any, all three are run.
+# Runs the kernels' tests, few cases of each, under NVIDIA's compute-sanitizer, but for those that would take many minutes so and
+# those of graphs, which launch the same kernels: accesses out of bounds, reads of what nobody wrote, races in shared memory. Arguments choose among its tools; without any, all three are run.
 cd "$(dirname "$0")"
 export REQUIRE_GPU=1 TESSERA_FIXTURES="$PWD/fixtures" TESSERA_FEW_CASES=1
 tools=("$@")
@@ -68,7 +68,7 @@ tools=("$@")
 # What errors of calls the tests provoke is no matter here; by itself racecheck counts fewer barriers than some kernels have.
 options=(--report-api-errors no --num-cuda-barriers 128 --error-exitcode 9)
 long=(among_thousands alone_and_in_batches thousands_of_tokens the_published_widths the_longest_context in_long_contexts
-    the_published_vocabulary of_a_wide_model long_yarn graphs)
+    the_published_vocabulary of_a_wide_model long_yarn graph)
 status=0
 for tool in "${tools[@]}"; do
     echo "== $tool"

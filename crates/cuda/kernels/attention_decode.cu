@@ -225,7 +225,7 @@ struct Four {
     }
 };
 
-// Partial results that a lane loads before it merges the first.
+// Partial results of several spans that a lane loads before it merges the first.
 constexpr uint32_t kAtOnce = 16;
 
 // A head's partial result; the lane's four columns of it from `column` on. Nothing, if it does not exist.
@@ -245,20 +245,22 @@ __device__ __forceinline__ Four load_partial(const AttentionArgs& args, const De
 // All partial results, of a span at most.
 template <int kHeadDim>
 __device__ __forceinline__ Four merge_span(const AttentionArgs& args, const DecodeMerge& merge, uint32_t head, uint32_t column) {
-    static_assert(kSpanSplits <= kAtOnce);
-    Four parts[kSpanSplits], span;
+    Four parts[kSpanSplits], span, total;
 #pragma unroll
     for (uint32_t i = 0; i < kSpanSplits; i++) parts[i] = load_partial<kHeadDim>(args, merge, i, head, column);
 #pragma unroll
     for (uint32_t i = 0; i < kSpanSplits; i++) {
         if (i < merge.n_partials) span.merge(parts[i]);
     }
-    return span;
+    // As where there are several: it makes -0 to 0.
+    total.merge(span);
+    return total;
 }
 
 // All partial results, `kPerSpan` of each span. The eight fours of the warp have a span each, in turn.
 template <int kHeadDim, uint32_t kPerSpan>
 __device__ __forceinline__ Four merge_spans(const AttentionArgs& args, const DecodeMerge& merge, uint32_t head, uint32_t column) {
+    static_assert(kAtOnce % kPerSpan == 0);
     constexpr uint32_t kFours = 8, kSpans = kAtOnce / kPerSpan;
     const uint32_t lane = threadIdx.x % 32, four = lane / 4;
     Four total;

@@ -81,7 +81,7 @@ struct TokenTiles {
         }
     }
 
-    // The same, of the counts that the routing wrote. The kernel that was waited for need not be the routing: not from a cache
+    // The same, of the counts that the routing wrote. The down products read them before they wait for anything: not from a cache
     // that may be older.
     __device__ __forceinline__ void fill_routed(const MoeGemmArgs& args) {
         fill(args.experts, [&](uint32_t e) { return uint32_t(__ldcg(args.counts + e)); });

@@ -64,15 +64,14 @@ impl Plan {
     }
 }
 
-/// Rows that are longer than their share of the work are split: in spans where these are pieces enough, as partial results are
-/// traffic, too, or where there is no room for more of them; else in as many pieces as there are splits.
+/// Rows that are longer than their share of the work are split: in spans where those that are whole are pieces enough, as partial
+/// results are traffic, too; else in as many pieces as there are splits.
 pub(super) fn plan(chains: &[Chain], kv_heads: usize, n_sms: usize) -> Plan {
     let total: usize = chains.iter().map(|chain| chain.n_splits).sum();
     let share = (total * kv_heads / (n_sms * CHAINS_PER_SM)).max(1);
-    let long = || chains.iter().map(|chain| chain.n_splits).filter(|&n| n > share);
-    let (n_splits, n_spans) = (long().sum::<usize>(), long().map(|n| n.div_ceil(SPAN_SPLITS)).sum::<usize>());
-    let are_enough = n_spans * kv_heads >= n_sms * CHAINS_PER_SM;
-    let run = if are_enough || n_splits > max_partials(kv_heads) { SPAN_SPLITS } else { 1 };
+    let long = chains.iter().map(|chain| chain.n_splits).filter(|&n| n > share);
+    let n_spans: usize = long.map(|n| n / SPAN_SPLITS).sum();
+    let run = if n_spans * kv_heads >= n_sms * CHAINS_PER_SM { SPAN_SPLITS } else { 1 };
     let mut plan = Plan::default();
     let mut n_partials = 0;
     for &Chain { row, n_splits } in chains {
@@ -161,6 +160,11 @@ mod tests {
             assert_eq!((plan.items.len(), plan.merges[0].per_span), (rows * 512 / SPAN_SPLITS, 1));
             assert!(plan.merges_spans());
         }
+        // The last span of each is not whole.
+        assert_eq!(of(&[(25, 17)]).items.len(), 25 * 3);
+        assert_eq!(of(&[(16, 509), (1, 3)]).items.len(), 16 * 64 + 1);
+        // Spans of one split are no pieces to speak of.
+        assert_eq!(of(&[(26, 9)]).items.len(), 26 * 9);
     }
 
     #[test]

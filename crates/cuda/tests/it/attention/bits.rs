@@ -77,7 +77,7 @@ fn among_other_rows() {
 fn split_or_whole() {
     let Some(device) = gpu() else { return };
     let mut rig = Rig::new(device, shape(64, 4, 1, 128), &[8400, 300], 12_000);
-    for position in [255, 256, 4095, 4096, 8399] {
+    for position in [255, 256, 2047, 2048, 4095, 4096, 8399] {
         let alone = run(&mut rig, Full, &[span(0, position, 1)]);
         let mut rows = vec![span(1, 299, 1); 450];
         rows[17] = span(0, position, 1);
@@ -86,6 +86,26 @@ fn split_or_whole() {
         let whole =
             run(&mut rig, Full, &[span(0, position, 1), span(0, position, 1), span(0, position.max(40) - 40, 41)]);
         assert!(whole[..alone.len()] == alone && whole[whole.len() - alone.len()..] == alone, "position {position}");
+    }
+}
+
+/// Rows split in spans, the last of which has one split, and each alone, which is split in splits; rows of one span and of
+/// several in one step.
+#[test]
+fn in_splits_or_in_spans() {
+    const N_ROWS: usize = 25;
+    for head_dim in [64, 32] {
+        let Some(device) = gpu() else { return };
+        let mut rig = Rig::new(device, shape(head_dim, 1, 8, 128), &[4301], 7000);
+        let alone = |rig: &mut Rig, position| run(rig, Full, &[span(0, position, 1)]);
+        let positions: Vec<usize> = (0..N_ROWS).map(|i| 4300 - i).collect();
+        for positions in [&positions[..], &[2047, 2048, 700, 4300]] {
+            let rows: Vec<Span> = positions.iter().map(|&position| span(0, position, 1)).collect();
+            let together = run(&mut rig, Full, &rows);
+            for (row, &position) in together.chunks(together.len() / rows.len()).zip(positions) {
+                assert!(row == alone(&mut rig, position), "head_dim {head_dim}, {} rows, {position}", rows.len());
+            }
+        }
     }
 }
 

@@ -56,8 +56,11 @@ fn prompts_of_every_length() {
 fn spans() {
     let Some(device) = gpu() else { return };
     let mut rig = Rig::new(device, shape(64, 8, 1, 128), &[8500], 2100);
+    rig.check(Full, &ones(&[2047, 2048, 2049]), 1);
+    rig.check(Full, &ones(&[2047]), 1);
     rig.check(Full, &ones(&[4095, 4096, 4097]), 1);
     rig.check(Full, &ones(&[8191, 8193, 8500]), 1);
+    rig.check(Full, &[span(0, 2040, 20)], 5);
     rig.check(Full, &[span(0, 4090, 20)], 5);
     rig.check(Full, &[span(0, 8180, 20)], 5);
     rig.check(Sliding, &ones(&[4095, 4096, 4097, 4200]), 1);

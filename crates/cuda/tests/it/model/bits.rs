@@ -182,7 +182,7 @@ fn tokens_of(rig: &mut Rig, batch: &Batch, how: How) -> Vec<Token> {
     how.run(&mut rig.executor, batch).unwrap()
 }
 
-/// Contexts of several spans of keys (4,096), where decoding is shared among multiprocessors.
+/// Contexts of several spans of keys (2,048), where decoding is shared among multiprocessors.
 #[test]
 fn in_long_contexts() {
     const N_TOKENS: usize = 4300;
