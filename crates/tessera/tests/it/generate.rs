@@ -88,8 +88,10 @@ fn logprobs_are_those_of_the_logits() {
         assert!(top.len() == 3 && top.iter().zip(&sorted).all(|(a, b)| (a - b).abs() < 1e-9), "{top:?}");
     }
     assert_eq!(tokens(&generate(&model, &args).json()), answer);
-    generate(&model, &["--logprobs", "3", "hi"]).fails_with(&["--json"]);
-    generate(&model, &["--json", "--logprobs", "21", "hi"]).fails_with(&["0..=20"]);
+    for (wrong, part) in [(&["--logprobs", "3"][..], "--json"), (&["--json", "--logprobs", "21"], "0..=20")] {
+        let output = generate(&model, &[wrong, &["hi"]].concat());
+        assert!(output.code == Some(2) && output.stderr.contains(part), "{}", output.stderr);
+    }
 }
 
 #[test]
