@@ -150,13 +150,13 @@ impl Report {
             self.isa,
             self.memory_read_gb_s
         )?;
-        writeln!(out, "| test            |            t/s | weights GB/s | of plain reading |")?;
-        writeln!(out, "|-----------------|---------------:|-------------:|-----------------:|")?;
+        writeln!(out, "| test            |                t/s | weights GB/s | of plain reading |")?;
+        writeln!(out, "|-----------------|-------------------:|-------------:|-----------------:|")?;
         for t in &self.tests {
             let rate = format!("{:.2} ± {:.2}", t.tokens_per_s, t.deviation);
             let weights = t.weights_gb_s.map_or(String::new(), |w| format!("{w:.1}"));
             let share = t.weights_gb_s.map_or(String::new(), |w| format!("{:.0} %", 100.0 * w / self.memory_read_gb_s));
-            writeln!(out, "| {:15} | {rate:>14} | {weights:>12} | {share:>16} |", t.name)?;
+            writeln!(out, "| {:15} | {rate:>18} | {weights:>12} | {share:>16} |", t.name)?;
         }
         if let Some(peak) = self.peak_memory_bytes {
             writeln!(out, "peak memory {:.2} GB, the mapped weights included", peak as f64 / 1e9)?;
