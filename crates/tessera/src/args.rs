@@ -177,6 +177,13 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number from 1 on".to_owned())
 }
 
+/// How many of the likeliest tokens; as many as OpenAI's API has.
+pub fn top_logprobs(text: &str) -> Result<usize, String> {
+    const MAX_TOP_LOGPROBS: usize = 20;
+    let valid = |n: &usize| *n <= MAX_TOP_LOGPROBS;
+    text.parse().ok().filter(valid).ok_or_else(|| format!("expected a whole number from 0 to {MAX_TOP_LOGPROBS}"))
+}
+
 /// A number of threads; starting far more than there are cores only stalls the machine.
 pub fn threads(text: &str) -> Result<usize, String> {
     const MAX_THREADS: usize = 1024;

@@ -13,7 +13,7 @@ use tessera_model::synth::Like;
 use tessera_model::{Sampling, Token};
 
 use crate::answer::{Answer, Piece};
-use crate::args::{Effort, ModelArgs, SamplingArgs, at_least_one, published_model};
+use crate::args::{Effort, ModelArgs, SamplingArgs, at_least_one, published_model, top_logprobs};
 use crate::date;
 use crate::executor::{Backend, DeviceArgs, Notes};
 use crate::interrupt::{self, Interrupted, Second};
@@ -22,8 +22,6 @@ use crate::opened::{self, Model};
 use crate::screen::{Reasoning, Screen};
 use crate::session::{self, Finish, PROMPT_CHUNK, Rollback, Session, Timings};
 
-/// Of the likeliest tokens; as in OpenAI's API.
-const MAX_TOP_LOGPROBS: i64 = 20;
 /// New tokens where neither --max-tokens nor --context says otherwise.
 const DEFAULT_MAX_TOKENS: usize = 4096;
 
@@ -75,10 +73,10 @@ pub struct Args {
     /// Print one JSON object when done: text, reasoning, tokens, finish_reason, seed, timings
     #[arg(long)]
     json: bool,
-    /// In the JSON, the log-probability of each token, and of the N likeliest at its place: the model's own, before temperature,
-    /// top-k and top-p
-    #[arg(long, value_name = "N", requires = "json", value_parser = clap::value_parser!(u8).range(0..=MAX_TOP_LOGPROBS))]
-    logprobs: Option<u8>,
+    /// In the JSON, each token's log-probability, and those of the N likeliest tokens in its place, N up to 20: natural
+    /// logarithms, the model's own, before temperature, top-k and top-p
+    #[arg(long, value_name = "N", requires = "json", value_parser = top_logprobs)]
+    logprobs: Option<usize>,
     /// No timings on stderr, no word of the GPU's memory, nor of an answer that was cut off
     #[arg(short, long)]
     quiet: bool,
@@ -134,6 +132,8 @@ struct Job {
     prompt: Vec<Token>,
     answer: Answer,
     form: Form,
+    /// None where ids are all there is.
+    tokenizer: Option<Tokenizer>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -146,6 +146,7 @@ enum Form {
 struct Run {
     answer: Answer,
     form: Form,
+    tokenizer: Option<Tokenizer>,
     prompt_tokens: usize,
     sampling: Sampling,
     /// Of each token, if they were asked for.
@@ -168,18 +169,18 @@ impl Job {
             true => Answer::raw(&tokenizer, stop_ids, stops),
             false => Answer::harmony(&tokenizer, stop_ids, stops)?,
         };
-        Ok(Self { model: Model::Opened(opened), prompt, answer, form: Form::Text })
+        Ok(Self { model: Model::Opened(opened), prompt, answer, form: Form::Text, tokenizer: Some(tokenizer) })
     }
 
     fn from_ids(args: &Args, file: &std::path::Path) -> anyhow::Result<Self> {
         let model = Model::open(args.model.model.as_deref(), args.load_dummy)?;
         let prompt = opened::read_token_ids(file, model.config().vocab_size)?;
         let answer = Answer::ids(opened::stop_ids(model.config(), None));
-        Ok(Self { model, prompt, answer, form: Form::Ids })
+        Ok(Self { model, prompt, answer, form: Form::Ids, tokenizer: None })
     }
 
     fn run(self, args: &Args, backend: &Backend, started: Instant) -> anyhow::Result<Run> {
-        let Self { model, prompt, mut answer, form } = self;
+        let Self { model, prompt, mut answer, form, tokenizer } = self;
         let config = model.config();
         let (context, max_tokens) = room(args, prompt.len(), config.max_position_embeddings)?;
         session::check_prompt(&prompt, context)?;
@@ -195,7 +196,7 @@ impl Job {
         let (finish, timings) = session.generate(&prompt, max_tokens, sampling, |token, logits| {
             first_token.get_or_insert_with(|| started.elapsed());
             if let (Some(all), Some(n_top)) = (&mut logprobs, args.logprobs) {
-                all.push(Logprobs::of(&logits.read()?, token, n_top.into()));
+                all.push(Logprobs::of(&logits.read()?, token, n_top));
             }
             match form {
                 Form::Ids if !args.json => screen.id(token)?,
@@ -208,7 +209,8 @@ impl Job {
             Form::Ids if !args.json => screen.end_ids()?,
             _ => screen.end()?,
         }
-        Ok(Run { answer, form, prompt_tokens: prompt.len(), sampling, logprobs, loaded, finish, timings, first_token })
+        let prompt_tokens = prompt.len();
+        Ok(Run { answer, form, tokenizer, prompt_tokens, sampling, logprobs, loaded, finish, timings, first_token })
     }
 }
 
@@ -296,8 +298,20 @@ impl Run {
             },
         });
         if let Some(logprobs) = &self.logprobs {
-            json["logprobs"] = self.answer.tokens.iter().zip(logprobs).map(logprobs_json).collect();
+            let tokens = self.answer.tokens.iter().zip(logprobs);
+            json["logprobs"] = tokens.map(|(&token, of)| self.logprobs_json(token, of)).collect();
         }
+        json
+    }
+
+    /// With OpenAI's names, but for `token`, which is an id as in `tokens`; its text is beside it.
+    fn logprobs_json(&self, token: Token, of: &Logprobs) -> serde_json::Value {
+        let one = |token: Token, logprob: f64| {
+            let text = self.tokenizer.as_ref().map(|tokenizer| tokenizer.decode(&[token]));
+            json!({ "token": token, "text": text, "logprob": logprob })
+        };
+        let mut json = one(token, of.logprob);
+        json["top_logprobs"] = of.top.iter().map(|&(token, logprob)| one(token, logprob)).collect();
         json
     }
 
@@ -321,12 +335,6 @@ impl Run {
             self.finish.name(),
         )
     }
-}
-
-/// With OpenAI's names.
-fn logprobs_json((token, of): (&Token, &Logprobs)) -> serde_json::Value {
-    let top = |&(token, logprob): &(Token, f64)| json!({ "token": token, "logprob": logprob });
-    json!({ "token": token, "logprob": of.logprob, "top_logprobs": of.top.iter().map(top).collect::<Vec<_>>() })
 }
 
 /// Tokens per second; 0 where nothing ran.

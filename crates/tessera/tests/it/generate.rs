@@ -88,7 +88,9 @@ fn logprobs_are_those_of_the_logits() {
         assert!(top.len() == 3 && top.iter().zip(&sorted).all(|(a, b)| (a - b).abs() < 1e-9), "{top:?}");
     }
     assert_eq!(tokens(&generate(&model, &args).json()), answer);
-    for (wrong, part) in [(&["--logprobs", "3"][..], "--json"), (&["--json", "--logprobs", "21"], "0..=20")] {
+    let json = generate(&model, &["--json", "-n", "2", "--raw", "--logprobs", "1", "hi"]).json();
+    assert!(json["logprobs"][1]["text"].is_string() && json["logprobs"][1]["top_logprobs"][0]["text"].is_string());
+    for (wrong, part) in [(&["--logprobs", "3"][..], "--json"), (&["--json", "--logprobs", "21"], "from 0 to 20")] {
         let output = generate(&model, &[wrong, &["hi"]].concat());
         assert!(output.code == Some(2) && output.stderr.contains(part), "{}", output.stderr);
     }
