@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use tessera_harmony::tokenizer::Tokenizer;
 
 use crate::demo;
@@ -24,7 +24,8 @@ pub fn resolve(spec: &str) -> anyhow::Result<PathBuf> {
         return Ok(path.to_owned());
     }
     match RepoId::parse(spec) {
-        Some(repo) => Ok(hub::locate(&repo, &Settings::from_env())?),
+        Some(repo) => hub::locate(&repo, &Settings::from_env())
+            .with_context(|| format!("{spec}: there is no such file or folder here, so it was looked for on the hub")),
         None => bail!(
             "{spec}: no such file or folder, and no hub id either (those look like openai/gpt-oss-20b); name a checkpoint \
              folder, a .safetensors file or its index, or demo for the built-in model"
