@@ -120,7 +120,11 @@ pub fn run(mut args: Args) -> anyhow::Result<()> {
     if !args.quiet {
         eprintln!("{}", run.summary());
         if run.finish == Finish::Length {
-            eprintln!("the answer was cut off: --max-tokens or the context is used up; raise it");
+            let why = match run.answer.tokens.len() == run.max_tokens {
+                true => format!("--max-tokens {} is used up; raise it", run.max_tokens),
+                false => "the context is used up; raise --context, up to the model's own limit".to_owned(),
+            };
+            eprintln!("the answer was cut off: {why}");
         }
     }
     if run.finish == Finish::Interrupted { Err(Interrupted.into()) } else { Ok(()) }
@@ -148,6 +152,7 @@ struct Run {
     form: Form,
     tokenizer: Option<Tokenizer>,
     prompt_tokens: usize,
+    max_tokens: usize,
     sampling: Sampling,
     /// Of each token, if they were asked for.
     logprobs: Option<Vec<Logprobs>>,
@@ -210,7 +215,19 @@ impl Job {
             _ => screen.end()?,
         }
         let prompt_tokens = prompt.len();
-        Ok(Run { answer, form, tokenizer, prompt_tokens, sampling, logprobs, loaded, finish, timings, first_token })
+        Ok(Run {
+            answer,
+            form,
+            tokenizer,
+            prompt_tokens,
+            max_tokens,
+            sampling,
+            logprobs,
+            loaded,
+            finish,
+            timings,
+            first_token,
+        })
     }
 }
 

@@ -14,7 +14,7 @@ pub const HELP: &str = "\
 /save FILE         write the conversation as JSON
 /load FILE         go on with a saved conversation
 /help              this list
-/bye               leave (also Ctrl-D)
+/bye               leave (also /exit, /quit, Ctrl-D)
 Ctrl-C stops an answer. A message that begins with a slash: //like this
 ";
 

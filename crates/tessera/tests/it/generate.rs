@@ -142,7 +142,9 @@ fn max_tokens_ends_an_answer() {
         assert_eq!((tokens(&json).len(), &json["finish_reason"]), (n, &json!("length")));
     }
     let cut_off = |quiet: &[&str]| generate(&model, &[&["--tokens", &ids, "-n", "3"], quiet].concat()).stderr;
-    assert!(cut_off(&[]).contains("the answer was cut off: --max-tokens"), "{}", cut_off(&[]));
+    assert!(cut_off(&[]).contains("the answer was cut off: --max-tokens 3 is used up"), "{}", cut_off(&[]));
+    let in_context = generate(&model, &["--tokens", &ids, "--context", "10"]).stderr;
+    assert!(in_context.contains("the answer was cut off: the context is used up"), "{in_context}");
     assert_eq!(cut_off(&["-q"]), "");
     let json = generate(&model, &["--json", "--tokens", &ids, "--context", "10"]).json();
     assert_eq!((tokens(&json).len(), &json["finish_reason"]), (8, &json!("length")), "3 + 7 in the context, 1 beyond");
