@@ -32,16 +32,22 @@ pub fn sample(logits: &[f32], sampling: &Sampling, position: usize) -> Token {
     if sampling.top_k == 0 && sampling.top_p >= 1.0 {
         return draw_from(logits.iter().enumerate().map(|(i, &l)| (i, weight(l))), draw);
     }
+    let kept = largest(logits, if sampling.top_k == 0 { logits.len() } else { sampling.top_k });
+    let kept = nucleus(&kept, sampling.top_p, &weight);
+    draw_from(kept.iter().map(|&(i, l)| (i, weight(l))), draw)
+}
+
+/// The `n` largest logits, or all if there are fewer, with their tokens: descending, of equal ones the lower token first.
+pub fn largest(logits: &[f32], n: usize) -> Vec<(usize, f32)> {
     let mut kept: Vec<(usize, f32)> = logits.iter().copied().enumerate().collect();
     // Adding 0 makes -0 and 0 the equals that they are.
     let by_logit = |a: &(usize, f32), b: &(usize, f32)| (b.1 + 0.0).total_cmp(&(a.1 + 0.0)).then(a.0.cmp(&b.0));
-    if sampling.top_k > 0 && sampling.top_k < kept.len() {
-        kept.select_nth_unstable_by(sampling.top_k - 1, by_logit);
-        kept.truncate(sampling.top_k);
+    if n < kept.len() {
+        kept.select_nth_unstable_by(n, by_logit);
+        kept.truncate(n);
     }
     kept.sort_unstable_by(by_logit);
-    let kept = nucleus(&kept, sampling.top_p, &weight);
-    draw_from(kept.iter().map(|&(i, l)| (i, weight(l))), draw)
+    kept
 }
 
 /// Index of the largest value; the lowest among equals.

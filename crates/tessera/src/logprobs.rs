@@ -1,8 +1,7 @@
 //! Log-probabilities of tokens: those that the model itself gives, before temperature, top-k and top-p.
 
-use std::cmp::Ordering;
-
 use tessera_model::Token;
+use tessera_model::sampling::largest;
 
 /// A generated token's, and those of the likeliest at its place.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,21 +17,10 @@ impl Logprobs {
         let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - f64::from(max)).exp()).sum();
         let log_sum = f64::from(max) + sum.ln();
-        let of = |token: Token| f64::from(logits[token as usize]) - log_sum;
-        Self { logprob: of(token), top: likeliest(logits, n_top).into_iter().map(|token| (token, of(token))).collect() }
+        let of = |logit: f32| f64::from(logit) - log_sum;
+        let top = largest(logits, n_top).into_iter().map(|(token, logit)| (token as Token, of(logit))).collect();
+        Self { logprob: of(logits[token as usize]), top }
     }
-}
-
-fn likeliest(logits: &[f32], n: usize) -> Vec<Token> {
-    let order =
-        |&a: &Token, &b: &Token| -> Ordering { logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)) };
-    let mut tokens: Vec<Token> = (0..logits.len() as Token).collect();
-    if n < tokens.len() {
-        tokens.select_nth_unstable_by(n, order);
-        tokens.truncate(n);
-    }
-    tokens.sort_unstable_by(order);
-    tokens
 }
 
 #[cfg(test)]
