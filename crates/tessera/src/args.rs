@@ -1,5 +1,6 @@
 //! Flags that several commands share.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -177,21 +178,22 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number from 1 on".to_owned())
 }
 
+pub fn whole_number(text: &str, range: RangeInclusive<usize>) -> Result<usize, String> {
+    let valid = |n: &usize| range.contains(n);
+    let expected = || format!("expected a whole number from {} to {}", range.start(), range.end());
+    text.parse().ok().filter(valid).ok_or_else(expected)
+}
+
 /// How many of the likeliest tokens; as many as OpenAI's API has.
 pub fn top_logprobs(text: &str) -> Result<usize, String> {
     const MAX_TOP_LOGPROBS: usize = 20;
-    let valid = |n: &usize| *n <= MAX_TOP_LOGPROBS;
-    text.parse().ok().filter(valid).ok_or_else(|| format!("expected a whole number from 0 to {MAX_TOP_LOGPROBS}"))
+    whole_number(text, 0..=MAX_TOP_LOGPROBS)
 }
 
 /// A number of threads; starting far more than there are cores only stalls the machine.
 pub fn threads(text: &str) -> Result<usize, String> {
     const MAX_THREADS: usize = 1024;
-    let valid = |n: &usize| (1..=MAX_THREADS).contains(n);
-    text.parse()
-        .ok()
-        .filter(valid)
-        .ok_or_else(|| format!("expected a whole number from 1 to {MAX_THREADS}, here or in TESSERA_THREADS"))
+    whole_number(text, 1..=MAX_THREADS).map_err(|expected| format!("{expected}, here or in TESSERA_THREADS"))
 }
 
 fn temperature(text: &str) -> Result<f32, String> {

@@ -11,6 +11,8 @@ use tessera_cuda::pack::{
 };
 use tessera_model::mxfp4::BLOCK;
 
+use crate::args::whole_number;
+
 mod svg;
 
 /// Rows of the tile that a warp has.
@@ -87,8 +89,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
 /// A number below `N`.
 fn index<const N: usize>(text: &str) -> Result<usize, String> {
-    let valid = |n: &usize| *n < N;
-    text.parse().ok().filter(valid).ok_or_else(|| format!("expected a whole number from 0 to {}", N - 1))
+    whole_number(text, 0..=N - 1)
 }
 
 /// The lanes of one warp's rows of the tile; the other warps' are the same.

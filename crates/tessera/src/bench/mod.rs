@@ -8,7 +8,7 @@ use tessera_cuda::MAX_STEP_ROWS;
 use tessera_model::Config;
 use tessera_model::synth::Like;
 
-use crate::args::{ModelName, published_model};
+use crate::args::{ModelName, published_model, whole_number};
 use crate::executor::{Backend, DeviceArgs, Notes, Precision, StepTokens, Wish};
 use crate::opened::Model;
 
@@ -199,8 +199,7 @@ impl Args {
 }
 
 fn batch(text: &str) -> Result<usize, String> {
-    let valid = |n: &usize| (1..=MAX_STEP_ROWS).contains(n);
-    text.parse().ok().filter(valid).ok_or_else(|| format!("expected a whole number from 1 to {MAX_STEP_ROWS}"))
+    whole_number(text, 1..=MAX_STEP_ROWS)
 }
 
 /// `pp512` reads a prompt of 512 tokens, `tg32` decodes 32, `@d1000` after 1,000 others.

@@ -12,7 +12,7 @@ use tessera_harmony::render::{History, Renderer};
 use tessera_harmony::tokenizer::Tokenizer;
 use tessera_model::Token;
 
-use crate::args::{ModelName, at_least_one};
+use crate::args::{ModelName, at_least_one, whole_number};
 use crate::executor::{self, Backend, DeviceArgs, Notes, Place, Precision, StepTokens, Weights};
 use crate::interrupt::{self, Interrupted, Second};
 use crate::memory;
@@ -144,9 +144,7 @@ fn summary(table: &Table, time: Duration) -> String {
 }
 
 fn rows(text: &str) -> Result<usize, String> {
-    const MAX_ROWS: usize = tessera_cuda::MAX_STEP_ROWS;
-    let valid = |n: &usize| (1..=MAX_ROWS).contains(n);
-    text.parse().ok().filter(valid).ok_or_else(|| format!("expected a whole number from 1 to {MAX_ROWS}"))
+    whole_number(text, 1..=tessera_cuda::MAX_STEP_ROWS)
 }
 
 fn items(file: Option<&Path>) -> anyhow::Result<Vec<Item>> {

@@ -8,7 +8,7 @@ use anyhow::Context;
 use serde::Serialize;
 use tessera_cuda::{Device, MAX_TOKENS, MoeShape};
 
-use crate::args::{MoeKernelArg, at_least_one};
+use crate::args::{MoeKernelArg, at_least_one, whole_number};
 use crate::progress;
 
 use super::cost::Ceilings;
@@ -139,8 +139,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 fn n_tokens(text: &str) -> Result<usize, String> {
-    let valid = |n: &usize| (1..=MAX_TOKENS).contains(n);
-    text.parse().ok().filter(valid).ok_or_else(|| format!("expected a whole number from 1 to {MAX_TOKENS}"))
+    whole_number(text, 1..=MAX_TOKENS)
 }
 
 impl Test {
