@@ -136,13 +136,10 @@ struct Job {
     prompt: Vec<Token>,
     answer: Answer,
     form: Form,
-    /// None where ids are all there is.
-    tokenizer: Option<Tokenizer>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
-    Text,
+    Text(Tokenizer),
     Ids,
 }
 
@@ -150,7 +147,6 @@ enum Form {
 struct Run {
     answer: Answer,
     form: Form,
-    tokenizer: Option<Tokenizer>,
     prompt_tokens: usize,
     max_tokens: usize,
     sampling: Sampling,
@@ -174,18 +170,18 @@ impl Job {
             true => Answer::raw(&tokenizer, stop_ids, stops),
             false => Answer::harmony(&tokenizer, stop_ids, stops)?,
         };
-        Ok(Self { model: Model::Opened(opened), prompt, answer, form: Form::Text, tokenizer: Some(tokenizer) })
+        Ok(Self { model: Model::Opened(opened), prompt, answer, form: Form::Text(tokenizer) })
     }
 
     fn from_ids(args: &Args, file: &std::path::Path) -> anyhow::Result<Self> {
         let model = Model::open(args.model.model.as_deref(), args.load_dummy)?;
         let prompt = opened::read_token_ids(file, model.config().vocab_size)?;
         let answer = Answer::ids(opened::stop_ids(model.config(), None));
-        Ok(Self { model, prompt, answer, form: Form::Ids, tokenizer: None })
+        Ok(Self { model, prompt, answer, form: Form::Ids })
     }
 
     fn run(self, args: &Args, backend: &Backend, started: Instant) -> anyhow::Result<Run> {
-        let Self { model, prompt, mut answer, form, tokenizer } = self;
+        let Self { model, prompt, mut answer, form } = self;
         let config = model.config();
         let (context, max_tokens) = room(args, prompt.len(), config.max_position_embeddings)?;
         session::check_prompt(&prompt, context)?;
@@ -197,11 +193,11 @@ impl Job {
         let mut screen = Screen::new(if args.show_reasoning { Reasoning::Shown } else { Reasoning::Hidden });
         let mut first_token = None;
         let _listening = interrupt::listen(Second::Ends);
-        let mut logprobs = args.logprobs.map(|_| Vec::new());
+        let mut logprobs = Vec::new();
         let (finish, timings) = session.generate(&prompt, max_tokens, sampling, |token, logits| {
             first_token.get_or_insert_with(|| started.elapsed());
-            if let (Some(all), Some(n_top)) = (&mut logprobs, args.logprobs) {
-                all.push(Logprobs::of(&logits.read()?, token, n_top));
+            if let Some(n_top) = args.logprobs {
+                logprobs.push(Logprobs::of(&logits.read()?, token, n_top));
             }
             match form {
                 Form::Ids if !args.json => screen.id(token)?,
@@ -218,11 +214,10 @@ impl Job {
         Ok(Run {
             answer,
             form,
-            tokenizer,
             prompt_tokens,
             max_tokens,
             sampling,
-            logprobs,
+            logprobs: args.logprobs.map(|_| logprobs),
             loaded,
             finish,
             timings,
@@ -294,7 +289,7 @@ fn room(args: &Args, prompt: usize, model_max: usize) -> anyhow::Result<(usize, 
 impl Run {
     fn to_json(&self) -> serde_json::Value {
         let (text, reasoning) = match self.form {
-            Form::Text => (Some(&self.answer.text), Some(&self.answer.reasoning)),
+            Form::Text(_) => (Some(&self.answer.text), Some(&self.answer.reasoning)),
             Form::Ids => (None, None),
         };
         let t = &self.timings;
@@ -324,7 +319,10 @@ impl Run {
     /// With OpenAI's names, but for `token`, which is an id as in `tokens`; its text is beside it.
     fn logprobs_json(&self, token: Token, of: &Logprobs) -> serde_json::Value {
         let one = |token: Token, logprob: f64| {
-            let text = self.tokenizer.as_ref().map(|tokenizer| tokenizer.decode(&[token]));
+            let text = match &self.form {
+                Form::Text(tokenizer) => Some(tokenizer.decode(&[token])),
+                Form::Ids => None,
+            };
             json!({ "token": token, "text": text, "logprob": logprob })
         };
         let mut json = one(token, of.logprob);

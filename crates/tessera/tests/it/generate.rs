@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::logits::{VOCAB, read_npy};
 use crate::runner::{Model, Output, run, run_with_stdin};
 
 /// `generate -m MODEL`, then `args`.
@@ -64,15 +65,11 @@ fn logprobs_are_those_of_the_logits() {
     let all: Vec<u64> = [5, 6, 7].into_iter().chain(answer.iter().copied()).collect();
     let (all_ids, file) = (model.beside("all.json", &json!(all).to_string()), model.beside("all.npy", ""));
     run(&["logits", model.arg(), "--tokens", &all_ids, "--precision", "f32", "--out", &file]).ok();
-    let bytes = std::fs::read(&file).unwrap();
-    let header = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
-    let number = |b: &[u8]| f64::from(f32::from_le_bytes(b.try_into().unwrap()));
-    let values: Vec<f64> = bytes[header..].chunks_exact(4).map(number).collect();
-    let vocab = values.len() / all.len();
+    let values: Vec<f64> = read_npy(&file, (all.len(), VOCAB)).into_iter().map(f64::from).collect();
     let found = json["logprobs"].as_array().unwrap();
     assert_eq!(found.len(), answer.len());
     for (i, found) in found.iter().enumerate() {
-        let row = &values[(2 + i) * vocab..][..vocab];
+        let row = &values[(2 + i) * VOCAB..][..VOCAB];
         let log_sum = row.iter().map(|logit| logit.exp()).sum::<f64>().ln();
         let near = |of: &Value| {
             let expect = row[of["token"].as_u64().unwrap() as usize] - log_sum;

@@ -2,14 +2,14 @@
 
 use crate::runner::{Model, Output, run};
 
-const VOCAB: usize = 512;
+pub const VOCAB: usize = 512;
 
 fn logits(model: &Model, ids: &str, out: &str, args: &[&str]) -> Output {
     run(&[&["logits", model.arg(), "--tokens", ids, "--out", out], args].concat())
 }
 
 /// Reads a `.npy` as NumPy specifies it; `shape` is what its header must say.
-fn read_npy(path: &str, shape: (usize, usize)) -> Vec<f32> {
+pub fn read_npy(path: &str, shape: (usize, usize)) -> Vec<f32> {
     let bytes = std::fs::read(path).unwrap();
     assert_eq!(&bytes[..8], b"\x93NUMPY\x01\x00");
     let data = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
