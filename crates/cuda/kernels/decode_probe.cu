@@ -27,10 +27,8 @@ static_assert(sizeof(DecodeRecordsArgs) == 16);
 extern "C" __global__ void __launch_bounds__(mxfp4::kThreads)
     decode_records(const __grid_constant__ DecodeRecordsArgs args) {
     const uint8_t* record = args.records + size_t(blockIdx.x) * mxfp4::kRecordBytes;
-    const uint4 codes = *reinterpret_cast<const uint4*>(record + mxfp4::code_offset(threadIdx.x));
-    const uint32_t scales = *reinterpret_cast<const uint32_t*>(record + mxfp4::scale_offset(threadIdx.x));
     uint32_t a[mxfp4::kRegisters];
-    mxfp4::decode_k64(codes, scales, a);
+    mxfp4::decode_k64(mxfp4::load_codes(record, threadIdx.x), a);
     uint4* out = reinterpret_cast<uint4*>(args.registers) + (size_t(blockIdx.x) * mxfp4::kThreads + threadIdx.x) * 4;
 #pragma unroll
     for (int i = 0; i < 4; i++) out[i] = make_uint4(a[4 * i], a[4 * i + 1], a[4 * i + 2], a[4 * i + 3]);

@@ -171,20 +171,18 @@ __device__ __forceinline__ void produce_tokens(const MoeGemmArgs& args, Shared& 
 // operands would come too late.
 template <int N>
 __device__ __forceinline__ void multiply(const uint8_t* records, uint32_t tokens, float (&acc)[4]) {
-    const uint32_t t = threadIdx.x % 128;
-    uint4 codes[N];
-    uint32_t scales[N], b[N][8];
+    mxfp4::Codes codes[N];
+    uint32_t b[N][8];
 #pragma unroll
     for (int r = 0; r < N; r++) {
-        codes[r] = *reinterpret_cast<const uint4*>(records + r * mxfp4::kRecordBytes + mxfp4::code_offset(t));
-        scales[r] = *reinterpret_cast<const uint32_t*>(records + r * mxfp4::kRecordBytes + mxfp4::scale_offset(t));
+        codes[r] = mxfp4::load_codes(records + r * mxfp4::kRecordBytes, threadIdx.x % 128);
         load_matrices(tokens + r * kGroupBytes, b[r]);
         load_matrices((tokens + r * kGroupBytes) ^ 64, b[r] + 4);
     }
 #pragma unroll
     for (int r = 0; r < N; r++) {
         uint32_t a[mxfp4::kRegisters];
-        mxfp4::decode_k64(codes[r], scales[r], a);
+        mxfp4::decode_k64(codes[r], a);
 #pragma unroll
         for (int step = 0; step < 4; step++) mma(acc, a + 4 * step, b[r] + 2 * step);
     }

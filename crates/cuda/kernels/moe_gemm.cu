@@ -157,22 +157,6 @@ __device__ __forceinline__ void multiply(float (&acc)[N / 2], const uint32_t* a,
     if constexpr (Step < 3) multiply<N, Step + 1>(acc, a, tokens);
 }
 
-// This thread's part of a record.
-struct Codes {
-    uint4 codes;
-    uint32_t scales;
-};
-
-__device__ __forceinline__ Codes load_codes(const uint8_t* record) {
-    const uint32_t t = threadIdx.x % 128;
-    return {*reinterpret_cast<const uint4*>(record + mxfp4::code_offset(t)),
-            *reinterpret_cast<const uint32_t*>(record + mxfp4::scale_offset(t))};
-}
-
-__device__ __forceinline__ void decode(const Codes& codes, uint32_t (&a)[mxfp4::kRegisters]) {
-    mxfp4::decode_k64(codes.codes, codes.scales, a);
-}
-
 // One strip of a tile, in products of `N` columns.
 template <class B, int N, Epilogue E>
 __device__ __forceinline__ void consume_tile(const MoeGemmArgs& args, Shared<B>& shared, const Plan& plan, uint32_t index,
@@ -189,9 +173,9 @@ __device__ __forceinline__ void consume_tile(const MoeGemmArgs& args, Shared<B>&
         const uint32_t tokens = __shfl_sync(~0u, wgmma_descriptor(shared_address(stage.tokens)), 0);
 #pragma unroll
         for (int r = 0; r < B::Chunk; r++) {
-            const Codes codes = load_codes(stage.weights[slot] + r * mxfp4::kRecordBytes);
+            const mxfp4::Codes codes = mxfp4::load_codes(stage.weights[slot] + r * mxfp4::kRecordBytes, threadIdx.x % 128);
             if (r >= B::Operands) wgmma_wait<B::Operands - 1>();
-            decode(codes, a[r % B::Operands]);
+            mxfp4::decode_k64(codes, a[r % B::Operands]);
             wgmma_fence();
             multiply<N>(acc, a[r % B::Operands], tokens + r * B::MaxN * 8);
             wgmma_commit();
@@ -206,7 +190,7 @@ __device__ __forceinline__ void consume_tile(const MoeGemmArgs& args, Shared<B>&
         const uint32_t tokens = __shfl_sync(~0u, wgmma_descriptor(shared_address(stage.tokens)), 0);
 #pragma unroll 1
         for (uint32_t r = 0; first + r < args.k_records; r++) {
-            decode(load_codes(stage.weights[slot] + r * mxfp4::kRecordBytes), a[0]);
+            mxfp4::decode_k64(mxfp4::load_codes(stage.weights[slot] + r * mxfp4::kRecordBytes, threadIdx.x % 128), a[0]);
             wgmma_fence();
             multiply<N>(acc, a[0], tokens + r * B::MaxN * 8);
             wgmma_commit();

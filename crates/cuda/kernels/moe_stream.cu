@@ -177,9 +177,7 @@ __device__ __forceinline__ void produce_tokens(const Args& args, Shared& shared)
 // One record: 64 rows by 64 columns, with 8 tokens of each group, whose panels come next.
 template <int Groups>
 __device__ __forceinline__ void multiply(const uint8_t* record, uint32_t (&tokens)[Groups], float (&acc)[4 * Groups]) {
-    const uint32_t t = threadIdx.x % 128;
-    const uint4 codes = *reinterpret_cast<const uint4*>(record + mxfp4::code_offset(t));
-    const uint32_t scales = *reinterpret_cast<const uint32_t*>(record + mxfp4::scale_offset(t));
+    const mxfp4::Codes codes = mxfp4::load_codes(record, threadIdx.x % 128);
     uint32_t b[Groups][8];
 #pragma unroll
     for (int g = 0; g < Groups; g++) {
@@ -188,7 +186,7 @@ __device__ __forceinline__ void multiply(const uint8_t* record, uint32_t (&token
         tokens[g] += kGroupBytes;
     }
     uint32_t a[mxfp4::kRegisters];
-    mxfp4::decode_k64(codes, scales, a);
+    mxfp4::decode_k64(codes, a);
 #pragma unroll
     for (int step = 0; step < 4; step++) {
 #pragma unroll

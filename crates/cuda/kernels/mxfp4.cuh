@@ -54,10 +54,21 @@ __device__ __forceinline__ void decode_k32(uint32_t w0, uint32_t w1, uint32_t sc
     a[7] = mul_bf16x2((leftover << 6) & kHome, high);
 }
 
-// One thread's part of a record: its code words and its scale word to its 16 registers.
-__device__ __forceinline__ void decode_k64(uint4 codes, uint32_t scales, uint32_t (&a)[kRegisters]) {
-    decode_k32(codes.x, codes.y, scales & kField, a);
-    decode_k32(codes.z, codes.w, rotate_right(scales, 8) & kField, a + 8);
+// One thread's part of a record: its code words and its scale word.
+struct Codes {
+    uint4 words;
+    uint32_t scales;
+};
+
+__device__ __forceinline__ Codes load_codes(const uint8_t* record, uint32_t thread) {
+    return {*reinterpret_cast<const uint4*>(record + code_offset(thread)),
+            *reinterpret_cast<const uint32_t*>(record + scale_offset(thread))};
+}
+
+// To the thread's 16 registers.
+__device__ __forceinline__ void decode_k64(const Codes& codes, uint32_t (&a)[kRegisters]) {
+    decode_k32(codes.words.x, codes.words.y, codes.scales & kField, a);
+    decode_k32(codes.words.z, codes.words.w, rotate_right(codes.scales, 8) & kField, a + 8);
 }
 
 }  // namespace mxfp4
