@@ -60,7 +60,8 @@ RUN
 cat >"$folder/sanitize.sh" <<'SANITIZE'
 #!/usr/bin/env bash
 # Runs the kernels' tests, few cases of each, under NVIDIA's compute-sanitizer, but for those that would take many minutes so and
-# those of graphs, which launch the same kernels: accesses out of bounds, reads of what nobody wrote, races in shared memory. Arguments choose among its tools; without any, all three are run.
+# those of graphs, which launch the same kernels: accesses out of bounds, reads of what nobody wrote, races in shared memory.
+# Arguments choose among its tools; without any, all three are run.
 cd "$(dirname "$0")"
 export REQUIRE_GPU=1 TESSERA_FIXTURES="$PWD/fixtures" TESSERA_FEW_CASES=1
 tools=("$@")

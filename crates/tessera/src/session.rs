@@ -97,8 +97,7 @@ impl<'a> Session<'a> {
     }
 
     /// Reads `prompt` and hands each new token to `receive`, at most `max_tokens`, until that or the user says stop. What it was
-    /// chosen from comes with it.
-    /// Of a prompt that begins like the last one, only the rest is computed.
+    /// chosen from comes with it. Of a prompt that begins like the last one, only the rest is computed.
     ///
     /// # Errors
     /// When the prompt is empty or leaves no room in the context, or a step fails.
