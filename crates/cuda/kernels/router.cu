@@ -1,6 +1,6 @@
 // The router's logits, by themselves or with the norm before them.
 //
-// A block has a strip of 16 experts and groups of 8 tokens: mma.sync m16n8k16 with the experts as rows. A warp has the records
+// A block has a strip of 16 experts and groups of up to 8 tokens: mma.sync m16n8k16 with the experts as rows. A warp has the records
 // (64 columns) `warp`, `warp + 12`, .. of the strip in its registers; the warps' sums are added in their order. So a logit's
 // sum has one order, whatever the tokens around it.
 //
@@ -25,7 +25,7 @@ struct NormRouterArgs {
     const float* residual;     // [tokens, hidden]
     const float* norm_weight;  // [hidden]
     float eps;
-    uint32_t padding;
+    uint32_t block_tokens;     // of a block, 8 at most
 };
 static_assert(sizeof(NormRouterArgs) == 72);
 
@@ -120,11 +120,12 @@ __device__ __forceinline__ void multiply(const StripWeights& weights, const Toke
     to[kSumStride + 8] = d[3];
 }
 
-// Adds the warps' parts, a thread per logit.
-__device__ __forceinline__ void store_logits(const RouterArgs& args, uint32_t group, float bias, const Sums& sums) {
+// Adds the warps' parts, a thread per logit, of `n_tokens` tokens from `first` on.
+__device__ __forceinline__ void store_logits(const RouterArgs& args, uint32_t first, uint32_t n_tokens, float bias,
+                                             const Sums& sums) {
     const uint32_t in_group = threadIdx.x / kStripExperts, in_strip = threadIdx.x % kStripExperts;
-    const uint32_t token = group * kGroupTokens + in_group, expert = blockIdx.x * kStripExperts + in_strip;
-    if (in_group >= kGroupTokens || token >= args.tokens || expert >= args.experts) return;
+    const uint32_t token = first + in_group, expert = blockIdx.x * kStripExperts + in_strip;
+    if (in_group >= n_tokens || expert >= args.experts) return;
     float sum = sums[0][in_group * kSumStride + in_strip];
 #pragma unroll
     for (uint32_t warp = 1; warp < kNormWarps; warp++) {
@@ -153,18 +154,19 @@ extern "C" __global__ void __launch_bounds__(kNormThreads, 1) router(const __gri
         multiply(weights, tokens, k_records, sums[set]);
         tokens = load_tokens(args, group + gridDim.y);
         __syncthreads();
-        store_logits(args, group, bias, sums[set]);
+        const uint32_t first = group * kGroupTokens;
+        store_logits(args, first, min(kGroupTokens, args.tokens - first), bias, sums[set]);
     }
 }
 
-// Grid (strips, groups of tokens). Each block norms its tokens itself; those of the first strip store them.
+// Grid (strips, ceil(tokens / block_tokens)). Each block norms its tokens itself; those of the first strip store them.
 extern "C" __global__ void __launch_bounds__(kNormThreads, 1) norm_router(const __grid_constant__ NormRouterArgs args) {
     extern __shared__ __align__(16) uint8_t normed[];  // the group's bf16 panels
     __shared__ Sums sums;
     __shared__ alignas(16) float warp_sums[kGroupTokens][kNormWarps];
     const RouterArgs& router = args.router;
-    const uint32_t hidden = router.hidden, group = blockIdx.y, first = group * kGroupTokens;
-    const uint32_t n_tokens = min(kGroupTokens, router.tokens - first), k_records = (hidden + 63) / 64;
+    const uint32_t hidden = router.hidden, first = blockIdx.y * args.block_tokens;
+    const uint32_t n_tokens = min(args.block_tokens, router.tokens - first), k_records = (hidden + 63) / 64;
     const StripWeights weights = load_weights(router);
     const Columns norm_weight = load_columns(args.norm_weight, hidden);
     const float inverse = reciprocal_approx(float(hidden));
@@ -203,5 +205,5 @@ extern "C" __global__ void __launch_bounds__(kNormThreads, 1) norm_router(const 
     }
     multiply(weights, tokens, k_records, sums);
     __syncthreads();
-    store_logits(router, group, bias, sums);
+    store_logits(router, first, n_tokens, bias, sums);
 }

@@ -192,7 +192,7 @@ impl Steps {
             residual: residual.address(),
             norm_weight: norm_weight.address(),
             eps: self.eps,
-            padding: 0,
+            block_tokens: 0,
         };
         Ok(self.router.norm_router(stream, &args)?)
     }

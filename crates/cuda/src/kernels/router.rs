@@ -34,7 +34,7 @@ pub(crate) struct NormRouterArgs {
     pub residual: Address,    // [tokens, hidden]
     pub norm_weight: Address, // [hidden]
     pub eps: f32,
-    pub padding: u32,
+    pub block_tokens: u32, // set by the launch
 }
 
 pub(crate) struct RouterKernels {
@@ -59,12 +59,15 @@ impl RouterKernels {
         stream.launch(&self.router, Launch { grid: [strips, sharing, 1], ..early(1, N_THREADS) }, args)
     }
 
-    /// A block per strip and group of tokens, each of which norms: for few tokens.
+    /// A block per strip and some tokens, each of which norms: for few tokens. The fewer a block has, the sooner it is done:
+    /// as few as leave no multiprocessor without a block.
     pub fn norm_router(&self, stream: &Stream, args: &NormRouterArgs) -> Result<(), DeviceError> {
-        let (strips, groups) = grid(&args.router);
+        let (strips, _) = grid(&args.router);
+        let block_tokens = (args.router.tokens * strips).div_ceil(self.n_sms).clamp(1, GROUP_TOKENS);
         let smem_bytes = args.router.hidden.div_ceil(PANEL_COLUMNS) * PANEL_BYTES;
-        let launch = Launch { grid: [strips, groups, 1], smem_bytes, ..early(1, N_THREADS) };
-        stream.launch(&self.norm_router, launch, args)
+        let grid = [strips, args.router.tokens.div_ceil(block_tokens), 1];
+        let launch = Launch { grid, smem_bytes, ..early(1, N_THREADS) };
+        stream.launch(&self.norm_router, launch, &NormRouterArgs { block_tokens, ..*args })
     }
 }
 
