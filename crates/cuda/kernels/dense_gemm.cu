@@ -29,6 +29,7 @@ struct Body {
     static constexpr int Threads = Consumers * 128 + Copiers * 32;
 };
 
+using Small = Body<1, 1, 128, 2>;
 using Mid = Body<2, 2, 128, 2>;
 using Wide = Body<3, 1, 256, 0>;
 
@@ -397,6 +398,10 @@ __device__ __forceinline__ void dense_gemm(const DenseArgs& args) {
 
 }  // namespace
 
+// It leaves room for another kernel's block: weights of tiles that are short are on their way before that one ends.
+extern "C" __global__ void __launch_bounds__(Small::Threads, 2) dense_gemm_small(const __grid_constant__ DenseArgs args) {
+    dense_gemm<Small>(args);
+}
 extern "C" __global__ void __launch_bounds__(Mid::Threads, 1) dense_gemm_mid(const __grid_constant__ DenseArgs args) {
     dense_gemm<Mid>(args);
 }

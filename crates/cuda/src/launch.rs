@@ -47,7 +47,7 @@ pub struct Launch {
 
 /// Two blocks with so much shared memory are too much for a multiprocessor, which has 228 KiB, 1 of them for itself of each
 /// block. Beside one there is room for a block of 112 KiB.
-const APART_SMEM_BYTES: u32 = 114 << 10;
+pub(crate) const APART_SMEM_BYTES: u32 = 114 << 10;
 
 /// When a kernel's blocks may start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -56,14 +56,34 @@ struct Body {
     max_tokens: usize,
     /// Warps that only copy, each every so many stages.
     copiers: usize,
+    /// What its blocks may have.
+    smem_bytes: usize,
     /// That a stage takes at least: its barriers and copies, one after the other where a warp that multiplies copies as well.
     stage_clocks: f64,
 }
 
-const MID: Body =
-    Body { name: "dense_gemm_mid", consumers: 2, units: 2, max_tokens: 128, copiers: 2, stage_clocks: 200.0 };
-const WIDE: Body =
-    Body { name: "dense_gemm_wide", consumers: 3, units: 1, max_tokens: 256, copiers: 0, stage_clocks: 800.0 };
+const MID: Body = Body {
+    name: "dense_gemm_mid",
+    consumers: 2,
+    units: 2,
+    max_tokens: 128,
+    copiers: 2,
+    smem_bytes: MOST_SMEM_BYTES,
+    stage_clocks: 200.0,
+};
+const WIDE: Body = Body {
+    name: "dense_gemm_wide",
+    consumers: 3,
+    units: 1,
+    max_tokens: 256,
+    copiers: 0,
+    smem_bytes: MOST_SMEM_BYTES,
+    stage_clocks: 800.0,
+};
+/// Of [`MID`]'s tiles, those of one unit, where each block has one: beside its block there is room for another kernel's.
+const SMALL: Body = Body { name: "dense_gemm_small", consumers: 1, units: 1, smem_bytes: HALF_SMEM_BYTES, ..MID };
+/// With fewer it does not read fast enough.
+const FEWEST_SMALL_STAGES: usize = 6;
 
 impl DenseKernel {
     pub const ALL: [Self; 3] = [Self::Stream, Self::Mid, Self::Wide];
@@ -101,6 +121,7 @@ pub(crate) struct DenseArgs {
 pub(crate) struct DenseKernels {
     stream_8: Kernel<DenseArgs>,
     stream_16: Kernel<DenseArgs>,
+    small: Kernel<DenseArgs>,
     mid: Kernel<DenseArgs>,
     wide: Kernel<DenseArgs>,
     /// That share a product.
@@ -112,6 +133,7 @@ impl DenseKernels {
         Ok(Self {
             stream_8: device.kernel("dense_stream", "dense_stream_8")?,
             stream_16: device.kernel("dense_stream", "dense_stream_16")?,
+            small: device.kernel("dense_gemm", SMALL.name)?,
             mid: device.kernel("dense_gemm", MID.name)?,
             wide: device.kernel("dense_gemm", WIDE.name)?,
             n_blocks: device.properties().n_sms,
@@ -143,7 +165,13 @@ impl DenseKernels {
                     false => ("dense_stream_16", &self.stream_16, plan),
                 }
             }
-            DenseKernel::Mid => (MID.name, &self.mid, MID.tile(shape, n_tokens, self.n_blocks).launch(&MID, args)),
+            DenseKernel::Mid => {
+                let tile = MID.tile(shape, n_tokens, self.n_blocks);
+                match tile.is_small() {
+                    true => (SMALL.name, &self.small, tile.launch(&SMALL, args)),
+                    false => (MID.name, &self.mid, tile.launch(&MID, args)),
+                }
+            }
             DenseKernel::Wide => (WIDE.name, &self.wide, WIDE.tile(shape, n_tokens, self.n_blocks).launch(&WIDE, args)),
         };
         stream.launch(kernel, launch, &args)?;
@@ -206,6 +234,8 @@ struct Tile {
     /// Of the two blocks of a pair; else the same tokens.
     same_rows: bool,
     pairs: usize,
+    /// That a pair has.
+    tiles_each: usize,
     /// What the whole product should take.
     clocks: f64,
 }
@@ -230,7 +260,7 @@ impl Body {
             .flat_map(|units| splits.clone().map(move |n| (units, groups.div_ceil(n))))
             .flat_map(|(units, groups)| [false, true].map(|same_rows| (units, groups, same_rows)));
         let tiles = sizes.map(|(units, groups, same_rows)| {
-            let tile = Tile { units, groups, same_rows, pairs: 0, clocks: 0.0 };
+            let tile = Tile { units, groups, same_rows, pairs: 0, tiles_each: 0, clocks: 0.0 };
             tile.planned(self, shape, n_tokens, n_blocks)
         });
         tiles.min_by(|a, b| a.clocks.total_cmp(&b.clocks)).expect("one unit is a size")
@@ -256,17 +286,29 @@ impl Tile {
         let from_l2 = (both * pairs) as f64 / (L2_BYTES * (most * PAIR) as f64);
         let record = [2.0 * columns, to_sm, from_l2, body.stage_clocks].into_iter().fold(0.0, f64::max);
         let tile = panels(shape.cols) as f64 * record + STORE_CLOCKS * columns + TILE_CLOCKS;
-        Self { pairs, clocks: n_pairs.div_ceil(most) as f64 * tile, ..self }
+        let tiles_each = n_pairs.div_ceil(most);
+        Self { pairs, tiles_each, clocks: tiles_each as f64 * tile, ..self }
     }
 
-    /// As many stages as there is room for, and as many for each warp that copies.
+    fn is_small(&self) -> bool {
+        self.units <= SMALL.units && self.tiles_each == 1 && self.stages(&SMALL) >= FEWEST_SMALL_STAGES
+    }
+
+    fn stage_bytes(&self) -> usize {
+        self.units * UNIT_BYTES + width(self.groups) * 128
+    }
+
+    /// As many as there is room for, and as many for each warp that copies.
+    fn stages(&self, body: &Body) -> usize {
+        let stages = MAX_GEMM_STAGES.min((body.smem_bytes - HEADER_BYTES) / self.stage_bytes());
+        stages - stages % body.copiers.max(1)
+    }
+
     fn launch(&self, body: &Body, args: DenseArgs) -> (Launch, DenseArgs) {
-        let stage_bytes = self.units * UNIT_BYTES + width(self.groups) * 128;
-        let stages = MAX_GEMM_STAGES.min((MOST_SMEM_BYTES - HEADER_BYTES) / stage_bytes);
-        let stages = stages - stages % body.copiers.max(1);
+        let stages = self.stages(body);
         let n_threads = 128 * body.consumers + 32 * body.copiers;
         let launch = Launch {
-            smem_bytes: (HEADER_BYTES + stages * stage_bytes) as u32,
+            smem_bytes: (HEADER_BYTES + stages * self.stage_bytes()) as u32,
             start: Start::Early,
             cluster: [PAIR as u32, 1, 1],
             ..Launch::new((self.pairs * PAIR) as u32, n_threads as u32)
@@ -278,7 +320,7 @@ impl Tile {
             same_rows: u32::from(self.same_rows),
             ..args
         };
-        (launch, args)
+        (launch.apart(), args)
     }
 }
 
@@ -292,13 +334,14 @@ mod tests {
     use bytemuck::Zeroable;
 
     use super::*;
+    use crate::launch::APART_SMEM_BYTES;
 
     const QKV: DenseShape = DenseShape { rows: 5120, cols: 2880 };
     const O: DenseShape = DenseShape { rows: 2880, cols: 4096 };
     const HEAD: DenseShape = DenseShape { rows: 201_088, cols: 2880 };
-    const SMALL: DenseShape = DenseShape { rows: 1, cols: 32 };
+    const TINY: DenseShape = DenseShape { rows: 1, cols: 32 };
     const LONG: DenseShape = DenseShape { rows: 96, cols: crate::dense::MAX_COLS };
-    const SHAPES: [DenseShape; 5] = [QKV, O, HEAD, SMALL, LONG];
+    const SHAPES: [DenseShape; 5] = [QKV, O, HEAD, TINY, LONG];
 
     #[test]
     fn every_product_fits_a_multiprocessor() {
@@ -311,10 +354,12 @@ mod tests {
                 assert!(launch.smem_bytes as usize <= MOST_SMEM_BYTES && args.stages >= 1, "{what}");
                 assert!(args.stages * (launch.block[0] / 32 - COPIERS as u32) <= MAX_STREAM_STAGES as u32, "{what}");
             }
-            for body in [&MID, &WIDE] {
-                let (launch, args) = body.tile(shape, n_tokens, 132).launch(body, DenseArgs::zeroed());
+            for body in [&MID, &WIDE, &SMALL] {
+                let tile = body.tile(shape, n_tokens, 132);
+                let (launch, args) = tile.launch(body, DenseArgs::zeroed());
                 // A stage is free when the next one's products are on their way.
-                assert!(launch.smem_bytes as usize <= MOST_SMEM_BYTES && args.stages >= 2, "{what}");
+                assert!(tile.stages(body) >= 2, "{what}");
+                assert!((launch.smem_bytes as usize) <= body.smem_bytes.max(APART_SMEM_BYTES as usize), "{what}");
                 assert_eq!(args.stages as usize % body.copiers.max(1), 0, "{what}");
                 assert!(args.tile_units as usize <= body.consumers * body.units, "{what}");
                 assert!((1..=body.max_tokens / 8).contains(&(args.tile_groups as usize)), "{what}");
@@ -331,7 +376,7 @@ mod tests {
         assert_eq!(rings(O, 1), Rings { blocks: 132, warps: 2, stages: 6, token_bytes: 8 << 10 });
         assert_eq!(rings(O, 8), Rings { blocks: 132, warps: 2, stages: 3, token_bytes: 64 << 10 });
         assert_eq!(rings(HEAD, 1), Rings { blocks: 132, warps: 4, stages: 5, token_bytes: 6 << 10 });
-        assert_eq!(rings(SMALL, 16), Rings { blocks: 1, warps: 1, stages: 1, token_bytes: 2 << 10 });
+        assert_eq!(rings(TINY, 16), Rings { blocks: 1, warps: 1, stages: 1, token_bytes: 2 << 10 });
     }
 
     #[test]
@@ -345,6 +390,18 @@ mod tests {
         // Where there are few rows, tokens are shared out.
         assert!(tile(O, 64).same_rows && tile(O, 64).groups == 4);
         assert!(!tile(QKV, 64).same_rows && tile(QKV, 64).groups == 8);
+        // Another kernel's block finds room where there is one short tile for each.
+        for (shape, n_tokens, is_small) in [
+            (QKV, 17, true),
+            (QKV, 64, true),
+            (O, 64, true),
+            (O, 128, true),
+            (QKV, 128, false),
+            (O, 256, false),
+            (HEAD, 64, false),
+        ] {
+            assert_eq!(tile(shape, n_tokens).is_small(), is_small, "{shape:?}, {n_tokens} tokens");
+        }
         // A pair is the least there is.
         assert_eq!(MID.tile(O, 64, 1).pairs, 1);
     }
@@ -380,7 +437,7 @@ mod tests {
             let (_, rest) = source.split_once(&format!(" {name} = ")).expect(name);
             assert_eq!(rest.split([',', ';']).next().unwrap().parse(), Ok(expect), "{name}");
         }
-        for (name, body) in [("Mid", MID), ("Wide", WIDE)] {
+        for (name, body) in [("Small", SMALL), ("Mid", MID), ("Wide", WIDE)] {
             let numbers = format!("{}, {}, {}, {}", body.consumers, body.units, body.max_tokens, body.copiers);
             assert!(gemm.contains(&format!("using {name} = Body<{numbers}>;")), "{name}");
         }

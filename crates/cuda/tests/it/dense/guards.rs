@@ -1,7 +1,7 @@
 //! What is refused, and what is left alone.
 
 use half::bf16;
-use tessera_cuda::{DenseChoice, DenseError, DenseKernel, DenseOut, DenseShape, DenseWeights, MAX_TOKENS};
+use tessera_cuda::{Dense, DenseChoice, DenseError, DenseKernel, DenseOut, DenseShape, DenseWeights, MAX_TOKENS};
 
 use super::rig::Rig;
 use crate::gpu::gpu;
@@ -36,8 +36,7 @@ fn the_stream_body_takes_some_tokens_only() {
         let shape = DenseShape { rows: 16, cols };
         assert_eq!(DenseKernel::Stream.max_tokens(shape), limit);
         let stream = device.stream().unwrap();
-        let (weights, dense) =
-            (DenseWeights::alloc(&device, shape).unwrap(), tessera_cuda::Dense::load(&device).unwrap());
+        let (weights, dense) = (DenseWeights::alloc(&device, shape).unwrap(), Dense::load(&device).unwrap());
         let (x, mut out) = (device.alloc(32 * 8192).unwrap(), device.alloc(32 * 16).unwrap());
         let mut forward = |n_tokens| {
             let choice = DenseChoice::Fixed(DenseKernel::Stream);
@@ -45,6 +44,28 @@ fn the_stream_body_takes_some_tokens_only() {
         };
         assert!(forward(limit).is_ok());
         assert_eq!(forward(limit + 1), Err(DenseError::TooManyTokens { limit, found: limit + 1 }));
+        stream.synchronize().unwrap();
+    }
+}
+
+/// Where each block has one short tile, it leaves room for another kernel's block.
+#[test]
+fn short_tiles_have_a_body_of_their_own() {
+    let Some(device) = gpu() else { return };
+    let dense = Dense::load(&device).unwrap();
+    for (rows, cols, n_tokens, expect) in [
+        (5120, 2880, 17, "dense_gemm_small"),
+        (5120, 2880, 64, "dense_gemm_small"),
+        (5120, 2880, 256, "dense_gemm_mid"),
+        (2880, 4096, 64, "dense_gemm_small"),
+        (2880, 4096, 256, "dense_gemm_mid"),
+    ] {
+        let (stream, shape) = (device.stream().unwrap(), DenseShape { rows, cols });
+        let weights = DenseWeights::alloc(&device, shape).unwrap();
+        let x = device.alloc(usize::next_multiple_of(n_tokens, 8) * cols).unwrap();
+        let mut out = device.alloc(n_tokens * rows).unwrap();
+        let found = dense.forward(&stream, &weights, &x, n_tokens, &mut out, DenseOut::Store);
+        assert_eq!(found, Ok(expect), "{shape:?}, {n_tokens} tokens");
         stream.synchronize().unwrap();
     }
 }
