@@ -5,11 +5,15 @@
 // shared memory wants them. Blocks are persistent and take tiles in turn: expert by expert, token tile by token tile, strips
 // fastest, so that what a token tile needs stays in L2 while it is used.
 //
+// Of the down products for many tokens, blocks start as those of gate and up end, which is up to a tile's time before the last
+// one does. They wait for the strips of their tile's expert alone.
+//
 // A row's sum runs over k in steps of 16 from 0 to the end in one accumulator, whatever the body and whatever stands in the
 // other columns: results do not depend on the batch.
 #include <cuda_bf16.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "moe_gemm.cuh"
 #include "moe_tokens.cuh"
@@ -28,9 +32,9 @@ struct Body {
     static constexpr int Consumers = Consumers_, MaxN = MaxN_, Step = Step_, Chunk = Chunk_, Stages = Stages_;
     static constexpr int Operands = Operands_;
     static constexpr int Threads = (Consumers + 1) * 128;
-    // A thread's at launch, and a consumer's after the copying warpgroup gave up all but 24.
-    static constexpr int LaunchRegisters = 65536 / Threads / 8 * 8;
-    static constexpr int Registers = (LaunchRegisters * (Consumers + 1) - 24) / Consumers / 8 * 8;
+    // A thread's at launch, and a consumer's after the copying warpgroup gave up the others.
+    static constexpr int LaunchRegisters = 65536 / Threads / 8 * 8, CopierRegisters = 32;
+    static constexpr int Registers = (LaunchRegisters * (Consumers + 1) - CopierRegisters) / Consumers / 8 * 8;
     static_assert(MaxN % Step == 0 && Step % 8 == 0);
 };
 
@@ -38,6 +42,11 @@ struct Body {
 // accumulators and operands together must fit the registers that ptxas grants, which are those at launch.
 using Mid = Body<4, 48, 8, 5, 3, 2>;
 using Prefill = Body<3, 176, 16, 2, 3, 2>;
+
+// Whether the products count their strips and wait for them. Where tiles are short it gains little, and ptxas, short of uniform
+// registers then, gives Mid one instruction more for each product.
+template <class B>
+constexpr bool kCountsStrips = std::is_same_v<B, Prefill>;
 
 template <class B>
 struct Stage {
@@ -50,6 +59,8 @@ struct Shared {
     Stage<B> stages[B::Stages];
     uint64_t full[B::Stages];
     uint64_t empty[B::Stages];
+    uint64_t stored;   // a tile's results are written
+    uint64_t counted;  // and have been counted
     TokenTiles<B::MaxN / 8> tiles;
 };
 
@@ -126,18 +137,38 @@ __device__ __forceinline__ void copy_tokens(const MoeGemmArgs& args, Shared<B>& 
     }
 }
 
-// One warp. Weights do not depend on the kernel before: they come first, as far as there is room.
+// One warp waits until the rows of an expert are there, which the kernel before makes.
 template <class B>
+struct Arrivals {
+    bool all = false;
+    uint32_t expert = kMaxExperts;  // the last one whose are
+
+    __device__ __forceinline__ void wait(const MoeGemmArgs& args, const Shared<B>& shared, const Tile& tile) {
+        if (args.strips_done == nullptr || all || tile.expert == expert) return;
+        expert = tile.expert;
+        const uint32_t n_tiles = shared.tiles.first_tile[expert + 1] - shared.tiles.first_tile[expert];
+        // After the first tiles nothing is left to wait for, nor to ask.
+        all = load_acquire(args.strips_done + args.experts) == shared.tiles.first_tile[args.experts] * args.strips_before;
+        while (!all && load_acquire(args.strips_done + expert) < n_tiles * args.strips_before) __nanosleep(32);
+        global_proxy_fence();
+    }
+};
+
+// One warp. Weights do not depend on the kernel before: they come first, as far as there is room.
+template <class B, Epilogue E>
 __device__ __forceinline__ void produce(const MoeGemmArgs& args, Shared<B>& shared, const Plan& plan) {
     Cursor<B> at(args, shared, plan), waiting = at;
+    Arrivals<B> arrivals;
     Ring ring;
     uint32_t n_ahead = 0;
     for (; n_ahead < B::Stages && at.index < plan.n_tiles; n_ahead++) {
         copy_weights(args, shared, at, n_ahead);
         at.next(args, shared, plan);
     }
-    grid_wait_for_previous();
+    constexpr bool waits = kCountsStrips<B> && E == Epilogue::Plain;
+    if (E == Epilogue::Plain && !(waits && args.strips_done != nullptr)) grid_wait_for_previous();
     for (uint32_t i = 0; i < n_ahead; i++) {
+        if constexpr (waits) arrivals.wait(args, shared, waiting.tile);
         copy_tokens(args, shared, waiting, i);
         waiting.next(args, shared, plan);
         ring.next(B::Stages);
@@ -145,8 +176,24 @@ __device__ __forceinline__ void produce(const MoeGemmArgs& args, Shared<B>& shar
     for (; at.index < plan.n_tiles; ring.next(B::Stages)) {
         barrier_wait(shared_address(&shared.empty[ring.stage]), ring.parity ^ 1);
         copy_weights(args, shared, at, ring.stage);
+        if constexpr (waits) arrivals.wait(args, shared, at.tile);
         copy_tokens(args, shared, at, ring.stage);
         at.next(args, shared, plan);
+    }
+    // The end of this kernel means the end of the one before.
+    if (waits && args.strips_done != nullptr) grid_wait_for_previous();
+}
+
+// One thread: counts the strips of this block's tiles. It waits for what others wrote, which a consumer need not.
+template <class B>
+__device__ __forceinline__ void count_strips(const MoeGemmArgs& args, Shared<B>& shared, const Plan& plan) {
+    uint32_t parity = 0;
+    for (uint32_t index = blockIdx.x; index < plan.n_tiles; index += gridDim.x, parity ^= 1) {
+        const Tile tile = tile_at(args, shared, plan, index);
+        barrier_wait(shared_address(&shared.stored), parity);
+        barrier_arrive(shared_address(&shared.counted));
+        add_release(args.strips_done + tile.expert, tile.n_strips);
+        add_release(args.strips_done + args.experts, tile.n_strips);
     }
 }
 
@@ -223,11 +270,15 @@ __device__ __forceinline__ void consume(const MoeGemmArgs& args, Shared<B>& shar
         const Tile tile = tile_at(args, shared, plan, index);
         if (slot < tile.n_strips) {
             consume_n<B, E>(args, shared, plan, index, tile.n_groups, slot, ring);
-            continue;
+        } else {
+            for (uint32_t first = 0; first < args.k_records; first += B::Chunk, ring.next(B::Stages)) {
+                barrier_wait(shared_address(&shared.full[ring.stage]), ring.parity);
+                barrier_arrive(shared_address(&shared.empty[ring.stage]));
+            }
         }
-        for (uint32_t first = 0; first < args.k_records; first += B::Chunk, ring.next(B::Stages)) {
-            barrier_wait(shared_address(&shared.full[ring.stage]), ring.parity);
-            barrier_arrive(shared_address(&shared.empty[ring.stage]));
+        if (kCountsStrips<B> && E == Epilogue::SwiGlu && args.strips_done != nullptr) {
+            barrier_wait(shared_address(&shared.counted), index / gridDim.x % 2 ^ 1);
+            barrier_arrive(shared_address(&shared.stored));
         }
     }
 }
@@ -241,6 +292,8 @@ __device__ __forceinline__ void moe_gemm(const MoeGemmArgs& args) {
             barrier_init(shared_address(&shared.full[i]), 1);
             barrier_init(shared_address(&shared.empty[i]), B::Consumers * 128);
         }
+        barrier_init(shared_address(&shared.stored), B::Consumers * 128);
+        barrier_init(shared_address(&shared.counted), 1);
         barrier_init_fence();
     }
     // The products before SwiGLU come right after the routing, whose counts they need; the others know that it is done.
@@ -248,8 +301,11 @@ __device__ __forceinline__ void moe_gemm(const MoeGemmArgs& args) {
     grid_launch_next();
     const Plan plan = plan_tiles<B>(args, shared);
     if (threadIdx.x < 128) {
-        registers_shrink<24>();
-        if (threadIdx.x < 32) produce<B>(args, shared, plan);
+        registers_shrink<B::CopierRegisters>();
+        if (threadIdx.x < 32) produce<B, E>(args, shared, plan);
+        if (kCountsStrips<B> && E == Epilogue::SwiGlu && threadIdx.x == 32 && args.strips_done != nullptr) {
+            count_strips(args, shared, plan);
+        }
     } else {
         registers_grow<B::Registers>();
         consume<B, E>(args, shared, plan);

@@ -12,6 +12,9 @@ struct MoeGemmArgs {
     const float* bias;       // [experts, strips * 64], in the order of the packed rows; padding is 0
     const uint8_t* tokens;   // grouped rows (moe_tokens.cuh) of k_records panels
     const int32_t* counts;   // [experts] rows of each expert
+    // [experts + 1] strips of gate and up whose results are written, of each expert and of all, once for every tile of tokens:
+    // SwiGLU counts them, the products after it wait for them. Null: they wait for the kernel before to end.
+    uint32_t* strips_done;
     void* out;               // SwiGLU: grouped rows of ceil(strips / 2) panels; else float32 [8 * groups, out_columns]
     uint32_t k_records;      // ceil(k / 64)
     uint32_t strips;         // ceil(weight rows / 64)
@@ -20,8 +23,9 @@ struct MoeGemmArgs {
     float weight_scale;      // 2^shift of the packed weights
     float swiglu_limit;
     float swiglu_alpha;
+    uint32_t strips_before;  // strips of gate and up; not used by SwiGLU
 };
-static_assert(sizeof(MoeGemmArgs) == 72);
+static_assert(sizeof(MoeGemmArgs) == 80);
 
 // With few tokens, each block chooses their experts by itself.
 struct MoeRoutedArgs {
@@ -34,7 +38,7 @@ struct MoeRoutedArgs {
     int32_t* counts;         // [experts]
     uint32_t tokens, top_k, hidden;
 };
-static_assert(sizeof(MoeRoutedArgs) == 136);
+static_assert(sizeof(MoeRoutedArgs) == 144);
 
 enum class Epilogue { SwiGlu, Plain };
 

@@ -15,12 +15,13 @@ struct MoeRouteArgs {
     int32_t* ids;             // [tokens, top_k]
     float* weights;           // [tokens, top_k]: a softmax over the chosen
     int32_t* counts;          // [experts]
+    uint32_t* strips_done;    // [experts + 1]: zeros, for the products to count (moe_gemm.cuh)
     int32_t* slots;           // [experts, tokens * top_k]: each expert's slots, ascending
     int32_t* positions;       // [tokens, top_k]: the slot's row among the grouped rows; -1 for a skipped slot
     uint8_t* grouped;         // rows of x, grouped
     uint32_t tokens, experts, top_k, hidden;
 };
-static_assert(sizeof(MoeRouteArgs) == 80);
+static_assert(sizeof(MoeRouteArgs) == 88);
 
 namespace {
 
@@ -107,7 +108,11 @@ extern "C" __global__ void __launch_bounds__(kFusedThreads) moe_route_fused(cons
             }
             before += __popc(votes);
         }
-        if (lane == 0) args.counts[expert] = int32_t(before);
+        if (lane == 0) {
+            args.counts[expert] = int32_t(before);
+            args.strips_done[expert] = 0;
+            if (expert == 0) args.strips_done[args.experts] = 0;
+        }
     }
     __syncthreads();
     const uint32_t n_rows = counts[expert], n_groups = groups_of(n_rows);
@@ -165,7 +170,11 @@ extern "C" __global__ void __launch_bounds__(kGroupThreads) moe_group(const __gr
         before += total;
         __syncthreads();
     }
-    if (threadIdx.x == 0) args.counts[expert] = int32_t(before);
+    if (threadIdx.x == 0) {
+        args.counts[expert] = int32_t(before);
+        args.strips_done[expert] = 0;
+        if (expert == 0) args.strips_done[args.experts] = 0;
+    }
 }
 
 // Step three: a block per group of eight rows copies them. The grid has as many blocks as there can be groups.

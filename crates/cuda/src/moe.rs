@@ -137,11 +137,15 @@ impl Moe {
         }
         self.route(stream, logits, x, n_tokens, workspace)?;
         done("route")?;
-        let gate_up = self.gate_up(stream, weights, kernel, workspace)?;
+        if n_tokens == 0 {
+            return Ok(None);
+        }
+        let counts_strips = kernel.counts_strips();
+        let gate_up = self.gemm.gate_up(stream, kernel, &self.gate_up_args(weights, workspace, counts_strips))?;
         done("gate_up, swiglu")?;
-        let down = self.down(stream, weights, kernel, workspace)?;
+        let down = self.gemm.down(stream, kernel, &self.down_args(weights, workspace, counts_strips))?;
         done("down")?;
-        Ok(gate_up.zip(down).map(|(gate_up, down)| MoeLaunched { gate_up, down }))
+        Ok(Some(MoeLaunched { gate_up, down }))
     }
 
     /// The same for a few tokens, whose experts the matrix products choose by themselves: nothing waits for their grouping.
@@ -169,9 +173,9 @@ impl Moe {
             hidden: self.shape.hidden as u32,
             padding: 0,
         };
-        let gate_up = self.gemm.gate_up_routed(stream, &args(self.gate_up_args(weights, workspace)))?;
+        let gate_up = self.gemm.gate_up_routed(stream, &args(self.gate_up_args(weights, workspace, false)))?;
         done("route, gate_up, swiglu")?;
-        let down = self.gemm.down_routed(stream, &args(self.down_args(weights, workspace)))?;
+        let down = self.gemm.down_routed(stream, &args(self.down_args(weights, workspace, false)))?;
         done("down")?;
         Ok(MoeLaunched { gate_up, down })
     }
@@ -231,7 +235,7 @@ impl Moe {
         if workspace.n_tokens == 0 {
             return Ok(None);
         }
-        Ok(Some(self.gemm.gate_up(stream, kernel, &self.gate_up_args(weights, workspace))?))
+        Ok(Some(self.gemm.gate_up(stream, kernel, &self.gate_up_args(weights, workspace, false))?))
     }
 
     /// The down projection of every slot. The name of the kernel that ran; without tokens, none did.
@@ -246,7 +250,7 @@ impl Moe {
         if workspace.n_tokens == 0 {
             return Ok(None);
         }
-        Ok(Some(self.gemm.down(stream, kernel, &self.down_args(weights, workspace))?))
+        Ok(Some(self.gemm.down(stream, kernel, &self.down_args(weights, workspace, false))?))
     }
 
     /// Each token's weighted sum, to its row of `out` `[tokens, hidden]`.
@@ -296,6 +300,7 @@ impl Moe {
             ids: workspace.ids.address(),
             weights: workspace.weights.address(),
             counts: workspace.counts.address(),
+            strips_done: workspace.strips_done.address(),
             slots: workspace.slots.address(),
             positions: workspace.positions.address(),
             grouped: workspace.x.address(),
@@ -306,14 +311,15 @@ impl Moe {
         }
     }
 
-    fn gate_up_args(&self, weights: &MoeWeights, workspace: &MoeWorkspace) -> GemmArgs {
+    /// With `counts_strips`, down does not wait for all of gate_up, and both must run, once, after a routing.
+    fn gate_up_args(&self, weights: &MoeWeights, workspace: &MoeWorkspace, counts_strips: bool) -> GemmArgs {
         let (tokens, out) = (workspace.x.address(), workspace.h.address());
-        self.gemm_args(&weights.gate_up, self.shape.gate_up(), workspace, tokens, out)
+        self.gemm_args(&weights.gate_up, self.shape.gate_up(), workspace, counts_strips, tokens, out)
     }
 
-    fn down_args(&self, weights: &MoeWeights, workspace: &MoeWorkspace) -> GemmArgs {
+    fn down_args(&self, weights: &MoeWeights, workspace: &MoeWorkspace, counts_strips: bool) -> GemmArgs {
         let (tokens, out) = (workspace.h.address(), workspace.y.address());
-        self.gemm_args(&weights.down, self.shape.down(), workspace, tokens, out)
+        self.gemm_args(&weights.down, self.shape.down(), workspace, counts_strips, tokens, out)
     }
 
     fn gemm_args(
@@ -321,6 +327,7 @@ impl Moe {
         projection: &Projection,
         tiles: Tiles,
         workspace: &MoeWorkspace,
+        counts_strips: bool,
         tokens: Address,
         out: Address,
     ) -> GemmArgs {
@@ -329,6 +336,7 @@ impl Moe {
             bias: projection.bias.address(),
             tokens,
             counts: workspace.counts.address(),
+            strips_done: if counts_strips { workspace.strips_done.address() } else { Address::zeroed() },
             out,
             k_records: tiles.k_records as u32,
             strips: tiles.strips as u32,
@@ -337,7 +345,7 @@ impl Moe {
             weight_scale: projection.weight_scale,
             swiglu_limit: self.swiglu.limit,
             swiglu_alpha: self.swiglu.alpha,
-            padding: 0,
+            strips_before: self.shape.gate_up().strips as u32,
         }
     }
 

@@ -77,9 +77,12 @@ __device__ __forceinline__ void copy_arrive(uint32_t barrier) {
 // Orders this thread's ordinary accesses to shared memory before the matrix and copy engines' later ones.
 __device__ __forceinline__ void proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// Adds 1 to a number in global memory, after everything that this thread wrote before.
-__device__ __forceinline__ void add_release(uint32_t* number) {
-    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(number) : "memory");
+// Orders this thread's ordinary accesses to global memory before the copy engine's later ones.
+__device__ __forceinline__ void global_proxy_fence() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
+
+// Adds to a number in global memory, after everything that this thread wrote before, or knows to be written.
+__device__ __forceinline__ void add_release(uint32_t* number, uint32_t n = 1) {
+    asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(number), "r"(n) : "memory");
 }
 
 // Reads a number in global memory, before everything that this thread reads afterwards.

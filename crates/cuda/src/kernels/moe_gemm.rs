@@ -118,6 +118,11 @@ impl MoeKernel {
         }
     }
 
+    /// Whether gate_up can count its strips for down to go on with.
+    pub(crate) fn counts_strips(self) -> bool {
+        self == Self::Prefill
+    }
+
     /// The most tokens of one product.
     pub(crate) fn max_tokens(self) -> usize {
         BODIES[self as usize].max_tokens
@@ -147,7 +152,7 @@ impl Body {
             Sharing::Ring => {
                 let tokens = self.chunk * self.max_tokens * TILE_K * 2;
                 let stage = (tokens + self.consumers * weights).next_multiple_of(STAGE_ALIGN);
-                self.stages * (stage + 2 * 8) + tiles
+                self.stages * (stage + 2 * 8) + 2 * 8 + tiles
             }
         }
     }
@@ -157,11 +162,12 @@ impl Body {
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct GemmArgs {
-    pub records: Address, // [experts, strips, k_records, 2176]
-    pub bias: Address,    // [experts, strips * 64] float32, in the order of the packed rows
-    pub tokens: Address,  // grouped rows of k_records panels
-    pub counts: Address,  // [experts]
-    pub out: Address,     // gate_up: grouped rows of ceil(strips / 2) panels; down: [grouped rows, out_columns] float32
+    pub records: Address,     // [experts, strips, k_records, 2176]
+    pub bias: Address,        // [experts, strips * 64] float32, in the order of the packed rows
+    pub tokens: Address,      // grouped rows of k_records panels
+    pub counts: Address,      // [experts]
+    pub strips_done: Address, // [experts + 1], or null: down waits for the end of gate_up
+    pub out: Address, // gate_up: grouped rows of ceil(strips / 2) panels; down: [grouped rows, out_columns] float32
     pub k_records: u32,
     pub strips: u32,
     pub out_columns: u32,
@@ -169,7 +175,7 @@ pub(crate) struct GemmArgs {
     pub weight_scale: f32,
     pub swiglu_limit: f32,
     pub swiglu_alpha: f32,
-    pub padding: u32,
+    pub strips_before: u32, // of gate_up; read by down alone
 }
 
 /// `MoeRoutedArgs` of `moe_gemm.cuh`.

@@ -21,14 +21,15 @@ const MAX_FUSED_TOKENS: u32 = 16;
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct RouteArgs {
-    pub logits: Address,    // [tokens, experts]
-    pub x: Address,         // [tokens, hidden] bfloat16
-    pub ids: Address,       // [tokens, top_k]
-    pub weights: Address,   // [tokens, top_k]
-    pub counts: Address,    // [experts]
-    pub slots: Address,     // [experts, tokens * top_k]
-    pub positions: Address, // [tokens, top_k]
-    pub grouped: Address,   // grouped rows of x
+    pub logits: Address,      // [tokens, experts]
+    pub x: Address,           // [tokens, hidden] bfloat16
+    pub ids: Address,         // [tokens, top_k]
+    pub weights: Address,     // [tokens, top_k]
+    pub counts: Address,      // [experts]
+    pub strips_done: Address, // [experts + 1]
+    pub slots: Address,       // [experts, tokens * top_k]
+    pub positions: Address,   // [tokens, top_k]
+    pub grouped: Address,     // grouped rows of x
     pub tokens: u32,
     pub experts: u32,
     pub top_k: u32,

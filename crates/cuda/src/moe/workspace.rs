@@ -15,14 +15,15 @@ pub struct MoeWorkspace {
     max_tokens: usize,
     /// Of the last routing.
     pub(crate) n_tokens: usize,
-    pub(super) ids: Buffer<i32>,       // [tokens, top_k]
-    pub(crate) weights: Buffer<f32>,   // [tokens, top_k]
-    pub(super) counts: Buffer<i32>,    // [experts]
-    pub(super) slots: Buffer<i32>,     // [experts, tokens * top_k]
-    pub(crate) positions: Buffer<i32>, // [tokens, top_k]: grouped rows, -1 for a skipped slot
-    pub(super) x: Buffer<bf16>,        // grouped rows of hidden columns
-    pub(super) h: Buffer<bf16>,        // grouped rows of intermediate columns
-    pub(crate) y: Buffer<f32>,         // [grouped rows, hidden]
+    pub(super) ids: Buffer<i32>,         // [tokens, top_k]
+    pub(crate) weights: Buffer<f32>,     // [tokens, top_k]
+    pub(super) counts: Buffer<i32>,      // [experts]
+    pub(super) strips_done: Buffer<u32>, // [experts + 1], of gate_up
+    pub(super) slots: Buffer<i32>,       // [experts, tokens * top_k]
+    pub(crate) positions: Buffer<i32>,   // [tokens, top_k]: grouped rows, -1 for a skipped slot
+    pub(super) x: Buffer<bf16>,          // grouped rows of hidden columns
+    pub(super) h: Buffer<bf16>,          // grouped rows of intermediate columns
+    pub(crate) y: Buffer<f32>,           // [grouped rows, hidden]
 }
 
 impl MoeWorkspace {
@@ -44,6 +45,7 @@ impl MoeWorkspace {
             ids: device.alloc(n_slots)?,
             weights: device.alloc(n_slots)?,
             counts: device.alloc(shape.experts)?,
+            strips_done: device.alloc(shape.experts + 1)?,
             slots: device.alloc(shape.experts * n_slots)?,
             positions: device.alloc(n_slots)?,
             x: device.alloc(n_rows * panels(shape.hidden) * PANEL)?,
@@ -65,6 +67,7 @@ impl MoeWorkspace {
         for buffer in [&mut self.ids, &mut self.counts, &mut self.slots, &mut self.positions] {
             stream.upload(&vec![-1; buffer.len()], buffer, 0)?;
         }
+        stream.upload(&vec![u32::MAX; self.strips_done.len()], &mut self.strips_done, 0)?;
         for buffer in [&mut self.weights, &mut self.y] {
             stream.upload(&vec![f32::NAN; buffer.len()], buffer, 0)?;
         }
