@@ -375,8 +375,7 @@ fn is_lost(status: CUresult) -> bool {
     use CUresult::*;
     matches!(
         status,
-        CUDA_ERROR_DEVICE_UNAVAILABLE
-            | CUDA_ERROR_ECC_UNCORRECTABLE
+        CUDA_ERROR_ECC_UNCORRECTABLE
             | CUDA_ERROR_NVLINK_UNCORRECTABLE
             | CUDA_ERROR_ILLEGAL_ADDRESS
             | CUDA_ERROR_LAUNCH_TIMEOUT
@@ -387,7 +386,6 @@ fn is_lost(status: CUresult) -> bool {
             | CUDA_ERROR_INVALID_ADDRESS_SPACE
             | CUDA_ERROR_INVALID_PC
             | CUDA_ERROR_LAUNCH_FAILED
-            | CUDA_ERROR_SYSTEM_NOT_READY
     )
 }
 
@@ -452,7 +450,13 @@ mod tests {
         for status in [CUresult::CUDA_ERROR_ILLEGAL_ADDRESS, CUresult::CUDA_ERROR_ECC_UNCORRECTABLE] {
             assert!(is_lost(status), "{status:?}");
         }
-        for status in [CUresult::CUDA_ERROR_OUT_OF_MEMORY, CUresult::CUDA_ERROR_INVALID_VALUE] {
+        // The last two mean a GPU that is busy or not ready yet.
+        for status in [
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY,
+            CUresult::CUDA_ERROR_INVALID_VALUE,
+            CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE,
+            CUresult::CUDA_ERROR_SYSTEM_NOT_READY,
+        ] {
             assert!(!is_lost(status), "{status:?}");
         }
     }

@@ -54,10 +54,10 @@ pub struct ModelName {
 #[command(next_help_heading = "Sampling (defaults: generation_config.json, else greedy)")]
 pub struct SamplingArgs {
     /// Randomness; 0 always takes the most probable token
-    #[arg(long, value_parser = temperature)]
+    #[arg(long, value_parser = temperature, allow_negative_numbers = true)]
     pub temperature: Option<f32>,
     /// Choose among the most probable tokens that together have this probability
-    #[arg(long, value_parser = probability)]
+    #[arg(long, value_parser = probability, allow_negative_numbers = true)]
     pub top_p: Option<f32>,
     /// Choose among this many most probable tokens; 0 for all
     #[arg(long)]

@@ -184,7 +184,7 @@ impl Job {
         let Self { model, prompt, mut answer, form } = self;
         let config = model.config();
         let (context, max_tokens) = room(args, prompt.len(), config.max_position_embeddings)?;
-        session::check_prompt(&prompt, context)?;
+        session::check_prompt(&prompt, context, config.max_position_embeddings)?;
         let sampling = args.sampling.sampling(model.path());
         let limits = |chunk| session::limits(config, context, chunk, Rollback(0));
         let place = backend.place(config, PROMPT_CHUNK, limits)?;

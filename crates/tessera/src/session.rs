@@ -19,6 +19,7 @@ pub struct Session<'a> {
     sliding_window: usize,
     /// Positions that the cache has room for.
     context: usize,
+    model_max: usize,
     /// The tokens whose keys and values are in the cache, from position 0 on.
     cached: Vec<Token>,
     trace: Option<&'a mut dyn Trace>,
@@ -88,7 +89,15 @@ pub fn limits(config: &Config, context: usize, chunk: usize, rollback: Rollback)
 impl<'a> Session<'a> {
     /// `executor` was made with `limits`, which came from [`limits`].
     pub fn new(executor: Box<dyn Executor + 'a>, config: &Config, limits: Limits, context: usize) -> Self {
-        Self { executor, limits, sliding_window: config.sliding_window, context, cached: Vec::new(), trace: None }
+        Self {
+            executor,
+            limits,
+            sliding_window: config.sliding_window,
+            context,
+            model_max: config.max_position_embeddings,
+            cached: Vec::new(),
+            trace: None,
+        }
     }
 
     /// Shows the values of every step to `trace`.
@@ -108,7 +117,7 @@ impl<'a> Session<'a> {
         sampling: Sampling,
         mut receive: impl FnMut(Token, Logits) -> anyhow::Result<Flow>,
     ) -> anyhow::Result<(Finish, Timings)> {
-        check_prompt(prompt, self.context)?;
+        check_prompt(prompt, self.context, self.model_max)?;
         let mut timings = Timings::default();
         self.cached.truncate(self.reusable(prompt));
         timings.prompt_tokens = prompt.len() - self.cached.len();
@@ -210,16 +219,19 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Whether a prompt can be answered at all.
-pub fn check_prompt(prompt: &[Token], context: usize) -> anyhow::Result<()> {
+/// Whether a prompt can be answered at all, in a context of a model that has `model_max` at most.
+pub fn check_prompt(prompt: &[Token], context: usize, model_max: usize) -> anyhow::Result<()> {
     if prompt.is_empty() {
         bail!("the prompt is empty: nothing to continue");
     }
-    if prompt.len() > context {
+    let len = prompt.len();
+    if len > model_max {
+        bail!("the prompt has {len} tokens, more than the model's own limit of {model_max}; shorten it");
+    }
+    if len > context {
         bail!(
-            "the prompt has {} tokens, more than the context of {context}; shorten it, or raise --context up to the \
-             model's own limit",
-            prompt.len()
+            "the prompt has {len} tokens, more than the context of {context}; shorten it, or raise --context up to the \
+             model's own limit of {model_max}"
         );
     }
     Ok(())

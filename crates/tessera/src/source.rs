@@ -26,6 +26,10 @@ pub fn resolve(spec: &str) -> anyhow::Result<PathBuf> {
     match RepoId::parse(spec) {
         Some(repo) => hub::locate(&repo, &Settings::from_env())
             .with_context(|| format!("{spec}: there is no such file or folder here, so it was looked for on the hub")),
+        None if spec.is_empty() => bail!(
+            "the model's name is empty; name a checkpoint folder, a .safetensors file or its index, a hub id such as \
+             openai/gpt-oss-20b, or demo for the built-in model"
+        ),
         None => bail!(
             "{spec}: no such file or folder, and no hub id either (those look like openai/gpt-oss-20b); name a checkpoint \
              folder, a .safetensors file or its index, or demo for the built-in model"

@@ -209,7 +209,7 @@ fn context(args: &Args, prompt: &[Token], config: &Config) -> anyhow::Result<usi
     if limit > model_max {
         bail!("--context {limit} is more than the model's own limit of {model_max} tokens");
     }
-    session::check_prompt(prompt, limit)?;
+    session::check_prompt(prompt, limit, model_max)?;
     let context = prompt.len().saturating_add(args.max_tokens).min(limit);
     let shown = args.last.unwrap_or(context).min(context);
     let per_token = config.num_hidden_layers * config.num_experts_per_tok;

@@ -246,11 +246,28 @@ fn an_empty_prompt_is_refused() {
 #[test]
 fn a_prompt_longer_than_the_context_is_refused() {
     let model = Model::tiny();
-    generate(&model, &["--context", "50", "--raw", &"x".repeat(51)]).fails_with(&["51 tokens", "the context of 50"]);
+    generate(&model, &["--context", "50", "--raw", &"x".repeat(51)]).fails_with(&[
+        "51 tokens",
+        "the context of 50",
+        "--context",
+    ]);
     generate(&model, &["--context", "50", "--raw", &"x".repeat(50), "-q"]).ok();
     generate(&model, &["--context", "131073", "hi"]).fails_with(&["--context 131073", "limit of 131072"]);
     model.edit("config.json", |json| json["max_position_embeddings"] = json!(4096));
-    generate(&model, &["--raw", &"x".repeat(5000)]).fails_with(&["5000 tokens", "the context of 4096"]);
+    generate(&model, &["--raw", &"x".repeat(5000)])
+        .fails_with(&["5000 tokens", "the model's own limit of 4096; shorten it"]);
+}
+
+#[test]
+fn sampling_beyond_its_range_is_told_the_range() {
+    for (flag, value, expected) in [
+        ("--temperature", "-1", "expected a number from 0 on"),
+        ("--top-p", "-0.5", "expected a number above 0 and at most 1"),
+    ] {
+        let output = run(&["generate", "-m", "demo", flag, value, "hi"]);
+        assert_eq!(output.code, Some(2));
+        assert!(output.stderr.contains(expected) && output.stderr.contains(value), "{}", output.stderr);
+    }
 }
 
 #[test]
