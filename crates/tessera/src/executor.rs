@@ -53,7 +53,7 @@ pub struct DeviceArgs {
     verbose: bool,
 }
 
-/// What is said of the GPU on stderr where nobody asked with `--verbose`.
+/// What is said on stderr, of the GPU and of threads, where nobody asked with `--verbose`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notes {
     Shown,
@@ -230,7 +230,11 @@ impl Place<'_> {
     fn open_cpu<'a>(&self, checkpoint: &'a Checkpoint) -> Box<dyn Executor + 'a> {
         let (config, weights) = (checkpoint.config(), checkpoint.weights());
         let mut options = CpuOptions::default();
-        options.threads = self.backend.threads.unwrap_or(options.threads);
+        let cores = options.threads;
+        options.threads = self.backend.threads.unwrap_or(cores);
+        if options.threads > cores && self.backend.notes == Notes::Shown {
+            eprintln!("{} threads on {cores} cores wait for each other; --threads {cores} is faster", options.threads);
+        }
         match self.backend.precision {
             Precision::F32 => Box::new(OracleExecutor::new(config, weights, self.limits, options.threads)),
             Precision::Bf16 => Box::new(CpuExecutor::new(config, weights, self.limits, options)),

@@ -131,6 +131,19 @@ fn timings_and_seed_go_to_stderr_unless_quiet() {
 }
 
 #[test]
+fn more_threads_than_cores_are_remarked_upon() {
+    let model = Model::tiny();
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let with = |threads: usize, more: &[&str]| {
+        generate(&model, &[&["-n", "1", "hi", "--device", "cpu", "--threads", &threads.to_string()], more].concat())
+            .stderr
+    };
+    let remark = format!("{} threads on {cores} cores", cores + 1);
+    assert!(with(cores + 1, &[]).contains(&remark) && !with(cores, &[]).contains("cores"));
+    assert_eq!(with(cores + 1, &["--quiet"]), "");
+}
+
+#[test]
 fn max_tokens_ends_an_answer() {
     let model = Model::endless();
     let ids = model.beside("ids.json", "[1, 2, 3]");
