@@ -7,7 +7,7 @@
 // What bounds these products is the L2 cache, which gives a multiprocessor some 24 bytes in a clock. So blocks are in pairs
 // whose tiles have the same tokens or the same rows: each copies half of what is the same, to both.
 //
-// Who copies: with two warpgroups, two warps of their own in turn, as a copy takes a warp some 50 clocks. Three leave no
+// Who copies: with one or two warpgroups, two warps of their own in turn, as a copy takes a warp some 50 clocks. Three leave no
 // registers for one more (4 warps of a quarter of the multiprocessor would have 128 each): there the first warp of each copies
 // between its products what its warpgroup has of a stage, while the next ones run.
 //

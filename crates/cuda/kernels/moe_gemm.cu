@@ -60,7 +60,7 @@ struct Shared {
     uint64_t full[B::Stages];
     uint64_t empty[B::Stages];
     uint64_t stored;   // a tile's results are written
-    uint64_t counted;  // and have been counted
+    uint64_t noticed;  // by the thread that counts them: those of the next tile may be, too
     TokenTiles<B::MaxN / 8> tiles;
 };
 
@@ -191,7 +191,7 @@ __device__ __forceinline__ void count_strips(const MoeGemmArgs& args, Shared<B>&
     for (uint32_t index = blockIdx.x; index < plan.n_tiles; index += gridDim.x, parity ^= 1) {
         const Tile tile = tile_at(args, shared, plan, index);
         barrier_wait(shared_address(&shared.stored), parity);
-        barrier_arrive(shared_address(&shared.counted));
+        barrier_arrive(shared_address(&shared.noticed));
         add_release(args.strips_done + tile.expert, tile.n_strips);
         add_release(args.strips_done + args.experts, tile.n_strips);
     }
@@ -277,7 +277,7 @@ __device__ __forceinline__ void consume(const MoeGemmArgs& args, Shared<B>& shar
             }
         }
         if (kCountsStrips<B> && E == Epilogue::SwiGlu && args.strips_done != nullptr) {
-            barrier_wait(shared_address(&shared.counted), index / gridDim.x % 2 ^ 1);
+            barrier_wait(shared_address(&shared.noticed), index / gridDim.x % 2 ^ 1);
             barrier_arrive(shared_address(&shared.stored));
         }
     }
@@ -293,7 +293,7 @@ __device__ __forceinline__ void moe_gemm(const MoeGemmArgs& args) {
             barrier_init(shared_address(&shared.empty[i]), B::Consumers * 128);
         }
         barrier_init(shared_address(&shared.stored), B::Consumers * 128);
-        barrier_init(shared_address(&shared.counted), 1);
+        barrier_init(shared_address(&shared.noticed), 1);
         barrier_init_fence();
     }
     // The products before SwiGLU come right after the routing, whose counts they need; the others know that it is done.

@@ -1,8 +1,8 @@
 // The router's logits, by themselves or with the norm before them.
 //
-// A block has a strip of 16 experts and groups of up to 8 tokens: mma.sync m16n8k16 with the experts as rows. A warp has the records
-// (64 columns) `warp`, `warp + 12`, .. of the strip in its registers; the warps' sums are added in their order. So a logit's
-// sum has one order, whatever the tokens around it.
+// A block has a strip of 16 experts and groups of up to 8 tokens: mma.sync m16n8k16 with the experts as rows. A warp has the
+// records (64 columns) `warp`, `warp + 12`, .. of the strip in its registers; the warps' sums are added in their order. So a
+// logit's sum has one order, whatever the tokens around it.
 //
 // Which column meets which of the instruction's k is free as long as both operands agree: in step s, with q = lane % 4, k
 // = 2 q and 2 q + 1 are columns 8 q + 2 s and the next of the record, k = 8 + 2 q and the next are 32 columns further.

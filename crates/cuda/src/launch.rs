@@ -55,7 +55,8 @@ pub enum Start {
     /// After all work before it.
     InOrder,
     /// As soon as every block of the kernel before it has ended or executed `griddepcontrol.launch_dependents`. The kernel
-    /// must execute `griddepcontrol.wait` before it touches what the one before writes or reads.
+    /// must execute `griddepcontrol.wait` before it touches what the one before writes or reads, unless that one tells it by a
+    /// count in memory; and before it ends in any case.
     Early,
 }
 

@@ -2,6 +2,7 @@
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -54,16 +55,16 @@ pub struct ModelName {
 #[command(next_help_heading = "Sampling (defaults: generation_config.json, else greedy)")]
 pub struct SamplingArgs {
     /// Randomness; 0 always takes the most probable token
-    #[arg(long, value_parser = temperature, allow_negative_numbers = true)]
+    #[arg(long, value_parser = temperature)]
     pub temperature: Option<f32>,
     /// Choose among the most probable tokens that together have this probability
-    #[arg(long, value_parser = probability, allow_negative_numbers = true)]
+    #[arg(long, value_parser = probability)]
     pub top_p: Option<f32>,
     /// Choose among this many most probable tokens; 0 for all
-    #[arg(long)]
+    #[arg(long, value_parser = from_zero::<usize>)]
     pub top_k: Option<usize>,
     /// Number that decides every random choice: the same seed gives the same answer [default: a new one each time]
-    #[arg(long)]
+    #[arg(long, value_parser = from_zero::<u64>)]
     pub seed: Option<u64>,
 }
 
@@ -176,6 +177,10 @@ pub fn published_model() -> impl TypedValueParser<Value = Like> {
 
 pub fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number from 1 on".to_owned())
+}
+
+fn from_zero<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "expected a whole number from 0 on".to_owned())
 }
 
 pub fn whole_number(text: &str, range: RangeInclusive<usize>) -> Result<usize, String> {

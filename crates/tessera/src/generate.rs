@@ -77,7 +77,7 @@ pub struct Args {
     /// logarithms, the model's own, before temperature, top-k and top-p
     #[arg(long, value_name = "N", requires = "json", value_parser = top_logprobs)]
     logprobs: Option<usize>,
-    /// No timings on stderr, no word of the GPU's memory, nor of an answer that was cut off
+    /// No timings on stderr, no word of the GPU's memory, of too many threads, nor of an answer that was cut off
     #[arg(short, long)]
     quiet: bool,
 }

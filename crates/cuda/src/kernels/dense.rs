@@ -12,7 +12,7 @@ use crate::moe::grouped::{GROUP_ROWS, panels};
 pub enum DenseKernel {
     /// For few tokens: weights stream through as fast as memory gives them.
     Stream,
-    /// For some: tiles of many rows and up to 128 tokens.
+    /// For some: tiles of up to 256 rows and 128 tokens; where each block has one of 64 rows, by a body of its own.
     Mid,
     /// For many: tiles of up to 256 tokens.
     Wide,
@@ -354,8 +354,9 @@ mod tests {
                 assert!(launch.smem_bytes as usize <= MOST_SMEM_BYTES && args.stages >= 1, "{what}");
                 assert!(args.stages * (launch.block[0] / 32 - COPIERS as u32) <= MAX_STREAM_STAGES as u32, "{what}");
             }
-            for body in [&MID, &WIDE, &SMALL] {
-                let tile = body.tile(shape, n_tokens, 132);
+            let [mid, wide] = [&MID, &WIDE].map(|body| body.tile(shape, n_tokens, 132));
+            let small = mid.is_small().then_some((&SMALL, mid));
+            for (body, tile) in [(&MID, mid), (&WIDE, wide)].into_iter().chain(small) {
                 let (launch, args) = tile.launch(body, DenseArgs::zeroed());
                 // A stage is free when the next one's products are on their way.
                 assert!(tile.stages(body) >= 2, "{what}");

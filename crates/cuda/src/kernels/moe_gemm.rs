@@ -327,6 +327,9 @@ mod tests {
         assert_eq!(mid, in_moe_gemm("Mid"));
         assert_eq!(prefill, in_moe_gemm("Prefill"));
         assert_eq!(BODIES.each_ref().map(|body| body.file), ["moe_stream", "moe_gemm", "moe_gemm"]);
+        let counting = MoeKernel::ALL.map(|kernel| kernel.counts_strips());
+        let source = include_str!("../../kernels/moe_gemm.cu");
+        assert!(counting == [false, false, true] && source.contains("kCountsStrips = std::is_same_v<B, Prefill>;"));
         assert!(BODIES.iter().all(|body| (body.file == "moe_stream") == (body.sharing == Sharing::Tokens)));
     }
 

@@ -59,8 +59,8 @@ impl RouterKernels {
         stream.launch(&self.router, Launch { grid: [strips, sharing, 1], ..early(1, N_THREADS) }, args)
     }
 
-    /// A block per strip and some tokens, each of which norms: for few tokens. The fewer a block has, the sooner it is done:
-    /// as few as leave no multiprocessor without a block.
+    /// A block per strip and some tokens, each of which norms: for few tokens. The fewer a block has, the sooner it is done: as
+    /// few as there are multiprocessors for, or nearly so.
     pub fn norm_router(&self, stream: &Stream, args: &NormRouterArgs) -> Result<(), DeviceError> {
         let (strips, _) = grid(&args.router);
         let block_tokens = (args.router.tokens * strips).div_ceil(self.n_sms).clamp(1, GROUP_TOKENS);

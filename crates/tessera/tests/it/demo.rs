@@ -87,7 +87,7 @@ fn an_empty_variable_names_no_model() {
     assert_eq!(empty.ok(), "7\n");
     assert_eq!((output("demo", &[]).stderr.as_str(), output("/no/such", &["-m", "demo"]).ok().as_str()), ("", "7\n"));
     output("/no/such", &[]).fails_with(&["/no/such: no such file"]);
-    output("demo", &["-m", ""]).fails_with(&["no such file or folder"]);
+    output("demo", &["-m", ""]).fails_with(&["the model's name is empty"]);
 }
 
 #[test]

@@ -272,10 +272,14 @@ fn a_prompt_longer_than_the_context_is_refused() {
 }
 
 #[test]
-fn sampling_beyond_its_range_is_told_the_range() {
+fn numbers_beyond_their_range_are_told_the_range() {
     for (flag, value, expected) in [
         ("--temperature", "-1", "expected a number from 0 on"),
         ("--top-p", "-0.5", "expected a number above 0 and at most 1"),
+        ("--top-k", "-1", "expected a whole number from 0 on"),
+        ("--seed", "-1", "expected a whole number from 0 on"),
+        ("--max-tokens", "-1", "expected a whole number from 1 on"),
+        ("--context", "-5", "expected a whole number from 1 on"),
     ] {
         let output = run(&["generate", "-m", "demo", flag, value, "hi"]);
         assert_eq!(output.code, Some(2));
