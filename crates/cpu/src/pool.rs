@@ -2,6 +2,9 @@
 //!
 //! A decode step forks hundreds of times; entering a general-purpose pool costs 10 us and more each time, a spinning one
 //! a fraction of a microsecond.
+//!
+//! A worker joins a job if it comes before the last task is taken. One that the system runs late, as it does on a busy
+//! machine, is not waited for: the others do its work.
 
 use std::any::Any;
 use std::ops::Range;
@@ -15,6 +18,11 @@ const SPINS_BEFORE_SLEEP: usize = 4_000;
 /// Rounds before a waiting thread offers its core to others.
 const SPINS_BEFORE_YIELD: usize = 400;
 
+/// Of [`Shared::state`]: workers that have joined the job and are not done with it, whether more may join, and one job.
+const JOINED: usize = OPEN - 1;
+const OPEN: usize = 1 << 16;
+const EPOCH: usize = OPEN << 1;
+
 type Task<'a> = &'a (dyn Fn(usize) + Sync + 'a);
 
 /// A fixed set of threads; the calling thread is one of them.
@@ -25,11 +33,9 @@ pub struct Pool {
 
 struct Shared {
     job: Mutex<Option<Job>>,
-    /// Counts jobs; a worker that sees it change has a job to join.
-    epoch: AtomicUsize,
+    /// From its lowest bit on: [`JOINED`], [`OPEN`], and how many jobs there were.
+    state: AtomicUsize,
     next_task: AtomicUsize,
-    /// Workers that have not finished the current job.
-    busy: AtomicUsize,
     sleepers: Mutex<usize>,
     wake: Condvar,
     /// What the first task that panicked left; it is raised again on the calling thread.
@@ -44,13 +50,12 @@ struct Job {
 }
 
 impl Pool {
-    /// A pool of `threads` threads, the caller's included; at least 1.
+    /// A pool of `threads` threads, the caller's included; at least 1, at most 65,536.
     pub fn new(threads: usize) -> Self {
         let shared = Arc::new(Shared {
             job: Mutex::new(None),
-            epoch: AtomicUsize::new(0),
+            state: AtomicUsize::new(0),
             next_task: AtomicUsize::new(0),
-            busy: AtomicUsize::new(0),
             sleepers: Mutex::new(0),
             wake: Condvar::new(),
             panicked: Mutex::new(None),
@@ -73,19 +78,20 @@ impl Pool {
         if self.workers.is_empty() || n_tasks <= 1 {
             return (0..n_tasks).for_each(task);
         }
-        // SAFETY: the reference is used only between here and the end of this call: workers take it from `job` when the
-        // epoch changes, and the loop below does not return before each of them has reported that it is done with it.
+        // SAFETY: the reference is used only between here and the end of this call: workers take it from `job` after they
+        // have joined, which they can while the job is open, and the loop below does not return before each that has joined
+        // has reported that it is done with it.
         let task = unsafe { std::mem::transmute::<Task<'_>, Task<'static>>(task) };
         let shared = &*self.shared;
         *shared.job.lock().expect("no thread panics while it holds the job") = Some(Job { task, n_tasks });
         shared.next_task.store(0, Ordering::Relaxed);
-        shared.busy.store(self.workers.len(), Ordering::Relaxed);
-        shared.epoch.fetch_add(1, Ordering::SeqCst);
+        shared.state.fetch_add(EPOCH | OPEN, Ordering::SeqCst);
         if *shared.sleepers.lock().expect("no thread panics while it holds the count") > 0 {
             shared.wake.notify_all();
         }
         shared.work(Job { task, n_tasks });
-        spin_until(|| shared.busy.load(Ordering::Acquire) == 0, usize::MAX);
+        shared.state.fetch_sub(OPEN, Ordering::SeqCst);
+        spin_until(|| shared.state.load(Ordering::Acquire) & JOINED == 0, usize::MAX);
         *shared.job.lock().expect("no thread panics while it holds the job") = None;
         let panicked = shared.panicked.lock().expect("no thread panics while it holds the payload").take();
         if let Some(payload) = panicked {
@@ -125,7 +131,7 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.shut_down.store(true, Ordering::SeqCst);
-        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
+        self.shared.state.fetch_add(EPOCH, Ordering::SeqCst);
         drop(self.shared.sleepers.lock());
         self.shared.wake.notify_all();
         for worker in self.workers.drain(..) {
@@ -138,20 +144,34 @@ impl Shared {
     fn serve(&self) {
         let mut seen = 0;
         loop {
-            self.wait_for_epoch(seen);
+            self.wait_for_job_after(seen);
             if self.shut_down.load(Ordering::SeqCst) {
                 return;
             }
-            seen += 1;
-            let job =
-                self.job.lock().expect("no thread panics while it holds the job").expect("an epoch begins with a job");
-            self.work(job);
-            self.busy.fetch_sub(1, Ordering::Release);
+            let (epoch, has_joined) = self.join();
+            seen = epoch;
+            if has_joined {
+                let job = self.job.lock().expect("no thread panics while it holds the job").expect("it is still open");
+                self.work(job);
+                self.state.fetch_sub(1, Ordering::Release);
+            }
         }
     }
 
-    fn wait_for_epoch(&self, seen: usize) {
-        let changed = || self.epoch.load(Ordering::SeqCst) != seen;
+    /// The number of the current job, and whether this thread has joined it: not if all of its tasks are taken.
+    fn join(&self) -> (usize, bool) {
+        let mut state = self.state.load(Ordering::SeqCst);
+        while state & OPEN != 0 {
+            match self.state.compare_exchange_weak(state, state + 1, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => return (state / EPOCH, true),
+                Err(now) => state = now,
+            }
+        }
+        (state / EPOCH, false)
+    }
+
+    fn wait_for_job_after(&self, seen: usize) {
+        let changed = || self.state.load(Ordering::SeqCst) / EPOCH != seen;
         if spin_until(changed, SPINS_BEFORE_SLEEP) {
             return;
         }
@@ -267,6 +287,32 @@ mod tests {
                 });
                 assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1), "{threads} threads, {n} tasks");
             }
+        }
+    }
+
+    /// Here one never comes: the system has not run it yet.
+    #[test]
+    fn a_late_worker_is_not_waited_for() {
+        let mut pool = Pool::new(2);
+        pool.workers.push(std::thread::spawn(|| ()));
+        let sum = AtomicUsize::new(0);
+        for _ in 0..100 {
+            pool.run(10, &|i| {
+                sum.fetch_add(i, Ordering::Relaxed);
+            });
+        }
+        assert_eq!(sum.into_inner(), 4500);
+    }
+
+    #[test]
+    fn jobs_of_every_length_in_a_row() {
+        let mut pool = Pool::new(4);
+        for n in (0..2000).map(|i| i % 7) {
+            let counts: Vec<AtomicUsize> = (0..n).map(|_| AtomicUsize::new(0)).collect();
+            pool.run(n, &|i| {
+                counts[i].fetch_add(1, Ordering::Relaxed);
+            });
+            assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1), "{n} tasks");
         }
     }
 
