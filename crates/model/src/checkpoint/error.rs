@@ -81,8 +81,13 @@ pub enum CheckpointError {
         path.display()
     )]
     Bf16Only { path: PathBuf, missing: String },
-    #[error("tensor {tensor} is missing, expected {dtype} {shape:?}: fetch the checkpoint again")]
-    MissingTensor { tensor: String, dtype: Dtype, shape: Vec<usize> },
+    #[error("{}: tensor {tensor} is missing, expected {dtype} {shape:?}: fetch the checkpoint again", path.display())]
+    MissingTensor { path: PathBuf, tensor: String, dtype: Dtype, shape: Vec<usize> },
+    #[error(
+        "{} is one of {files} files, tensor {tensor} is in another: name their folder, or the index beside them",
+        file.display()
+    )]
+    OneOfSeveral { file: PathBuf, files: usize, tensor: String },
     #[error(
         "tensor {tensor} is missing and config.json says tie_word_embeddings: gpt-oss checkpoints have a head of their \
          own; store the embedding a second time under that name"

@@ -51,6 +51,12 @@ pub(super) struct Span {
     pub bytes: usize,
 }
 
+/// How many there are of a file that is named as the published shards are, `..-00001-of-00003.safetensors`.
+fn files_of(path: &Path) -> Option<usize> {
+    let name = path.file_name()?.to_str()?.strip_suffix(".safetensors")?;
+    name.rsplit_once("-of-")?.1.parse().ok()
+}
+
 impl Survey {
     pub fn take(path: &Path, depth: Depth) -> Self {
         let mut survey = Self {
@@ -250,8 +256,11 @@ impl Survey {
         if tied && spec.part == Part::LmHead {
             return CheckpointError::TiedHead { tensor: spec.name.clone() };
         }
-        let (tensor, dtype, shape) = (spec.name.clone(), spec.dtype.clone(), spec.shape.clone());
-        CheckpointError::MissingTensor { tensor, dtype, shape }
+        let (path, tensor) = (self.path.clone(), spec.name.clone());
+        if let Some(files) = files_of(&path).filter(|&files| files > self.shards.len()) {
+            return CheckpointError::OneOfSeveral { file: path, files, tensor };
+        }
+        CheckpointError::MissingTensor { path, tensor, dtype: spec.dtype.clone(), shape: spec.shape.clone() }
     }
 
     fn check_tensor(&self, entry: &TensorEntry, spec: &TensorSpec) -> Result<(), CheckpointError> {

@@ -173,6 +173,9 @@ fn tensors_missing_mistyped_or_misshapen() {
         damage(&scratch, |header, _| header["model.layers.1.mlp.router.weight"][field] = value);
         scratch
     };
+    let one = scratch.join("model-00001-of-00002.safetensors");
+    std::fs::rename(scratch.join(FILE), &one).unwrap();
+    check!(&one, OneOfSeveral, "model-00001-of-00002.safetensors", "one of 2 files", "model.layers.2.self_attn.sinks");
     check!(&set("dtype", json!("F16")).path, Dtype, FILE, "model.layers.1.mlp.router.weight", "F16", "BF16");
     check!(&set("shape", json!([64, 8])).path, Shape, "model.layers.1.mlp.router.weight", "[64, 8]", "[8, 64]");
     let scratch = rename("lm_head.weight", "head");
