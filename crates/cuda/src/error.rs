@@ -2,8 +2,8 @@
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     #[error(
-        "the NVIDIA driver is missing: libcuda.so.1 could not be loaded; for an H100 or H200 install it (release 580 or \
-         later), without one run on the CPU"
+        "the NVIDIA driver is missing: libcuda.so.1 could not be loaded; install it for an H100 or H200 (release 580 or \
+         later)"
     )]
     NoDriver,
     #[error(

@@ -1,9 +1,9 @@
 //! Which backend runs a model; everything after this sees only [`Executor`].
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use clap::ValueEnum;
 use tessera_cpu::{CpuExecutor, CpuOptions, OracleExecutor};
-use tessera_cuda::{CudaError, CudaExecutor, Device, ModelWeights, ModelWeightsError};
+use tessera_cuda::{CudaError, CudaExecutor, Device, DeviceError, ModelWeights, ModelWeightsError};
 use tessera_model::checkpoint::Checkpoint;
 use tessera_model::{BLOCK_SIZE, Config, Executor, Limits};
 
@@ -118,7 +118,7 @@ impl DeviceArgs {
                 command,
                 "the GPU computes in bf16 alone: --precision f32 cannot go with --device cuda or --load-dummy",
             ),
-            (Wish::Cuda, Precision::Bf16) => Ok(Device::open()?),
+            (Wish::Cuda, Precision::Bf16) => Ok(Device::open().map_err(|missing| without_gpu(&missing))?),
             (Wish::Cpu, _) => Err("--device cpu".to_owned()),
             (Wish::Auto, Precision::F32) => Err("the GPU computes in bf16 alone".to_owned()),
             (Wish::Auto, Precision::Bf16) => Device::open().map_err(|missing| missing.to_string()),
@@ -126,6 +126,11 @@ impl DeviceArgs {
         let Self { device: wish, gpu_memory, verbose, .. } = *self;
         Ok(Backend { precision, threads, gpu, gpu_memory, wish, notes, verbose })
     }
+}
+
+/// Why a GPU that was asked for cannot be had, and what can be done without one.
+pub fn without_gpu(missing: &DeviceError) -> anyhow::Error {
+    anyhow!("{missing}; without a GPU, leave out what asks for it: --device cuda, --load-dummy")
 }
 
 impl Backend {

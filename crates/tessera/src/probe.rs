@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, Write};
 
+use anyhow::Context;
 use serde_json::{Value, json};
 use tessera_cuda::Device;
 use tessera_cuda::probe::{Finding, Probe};
@@ -31,7 +32,7 @@ struct Report {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let device = Device::open()?;
+    let device = Device::open().context("probe needs a GPU")?;
     let bar = progress::steps("probing [{bar:40}] {pos}/{len} {msg}", Probe::ALL.len());
     let mut report = Report { gpu: device.properties().name.clone(), findings: Vec::new() };
     for probe in Probe::ALL {

@@ -31,8 +31,8 @@ fn check_message(error: &DeviceError, expect: &str) {
 fn messages_say_what_is_missing_and_what_to_do() {
     check_message(
         &DeviceError::NoDriver,
-        "the NVIDIA driver is missing: libcuda.so.1 could not be loaded; for an H100 or H200 install it (release 580 or \
-         later), without one run on the CPU",
+        "the NVIDIA driver is missing: libcuda.so.1 could not be loaded; install it for an H100 or H200 (release 580 or \
+         later)",
     );
     check_message(
         &DeviceError::DriverTooOld { expected: 13_000, found: 12_080 },

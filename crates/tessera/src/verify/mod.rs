@@ -90,7 +90,8 @@ fn stage_parser() -> impl TypedValueParser<Value = Stage> {
 pub fn run(args: Args) -> anyhow::Result<()> {
     check_flags(&args);
     // First: that there is no GPU should not be said after minutes of download.
-    let device = (args.device == Device::Cuda).then(tessera_cuda::Device::open).transpose()?;
+    let device = (args.device == Device::Cuda).then(tessera_cuda::Device::open).transpose();
+    let device = device.map_err(|missing| crate::executor::without_gpu(&missing))?;
     let checkpoint = opened::without_tokenizer(Some(&args.model))?.checkpoint;
     let (config, weights) = (checkpoint.config(), checkpoint.weights());
     check_room(&args, config)?;

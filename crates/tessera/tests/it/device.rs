@@ -24,7 +24,12 @@ fn a_gpu_that_is_missing_is_said_before_the_model_is_looked_for() {
         let output = run(args);
         assert_eq!((output.code, output.stdout.as_str()), (Some(1), ""), "{args:?}");
         match Device::open() {
-            Err(missing) => assert_eq!(output.stderr, format!("error: {missing}\n"), "{args:?}"),
+            Err(missing) => {
+                let expect = format!(
+                    "error: {missing}; without a GPU, leave out what asks for it: --device cuda, --load-dummy\n"
+                );
+                assert_eq!(output.stderr, expect, "{args:?}");
+            }
             // There is one, but the run must not see it.
             Ok(_) => assert!(output.stderr.starts_with("error: no NVIDIA GPU"), "{args:?}: {}", output.stderr),
         }

@@ -110,7 +110,7 @@ struct Test {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let device = Device::open()?;
+    let device = Device::open().context("bench moe needs a GPU")?;
     let ceilings = Ceilings::measure(&device)?;
     let (shape, choice) = (args.shape.shape(), args.moe_kernel.into());
     let loading = progress::steps("loading weights [{bar:40}] {pos}/{len}", args.layers);
