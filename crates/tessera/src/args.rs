@@ -1,12 +1,14 @@
 //! Flags that several commands share.
 
+use std::io::ErrorKind;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use anyhow::{Context, anyhow};
 use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use serde::Deserialize;
+use serde_json::Value;
 use tessera_cuda::{MoeChoice, MoeKernel};
 use tessera_harmony::message::ReasoningEffort;
 use tessera_model::Sampling;
@@ -32,7 +34,7 @@ pub struct ModelArgs {
     /// Threads that compute [default: all cores]
     #[arg(short, long, env = "TESSERA_THREADS", value_parser = threads)]
     pub threads: Option<usize>,
-    /// Most tokens that prompt and answer have together
+    /// Most positions that prompt and answer take together; the answer's last token takes none
     #[arg(short, long, value_name = "TOKENS", value_parser = at_least_one)]
     pub context: Option<usize>,
 }
@@ -126,9 +128,8 @@ impl ModelName {
 }
 
 /// The part of `generation_config.json` that says how to sample.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default)]
 struct GenerationConfig {
-    #[serde(default)]
     do_sample: bool,
     temperature: Option<f32>,
     top_p: Option<f32>,
@@ -137,8 +138,12 @@ struct GenerationConfig {
 
 impl SamplingArgs {
     /// The flags, completed from the checkpoint's defaults.
-    pub fn sampling(&self, checkpoint: Option<&Path>) -> Sampling {
-        self.over(&checkpoint.map(generation_config).unwrap_or_default())
+    ///
+    /// # Errors
+    /// When a field of `generation_config.json` that no flag stands for has no sense.
+    pub fn sampling(&self, checkpoint: Option<&Path>) -> anyhow::Result<Sampling> {
+        let defaults = checkpoint.map(|checkpoint| self.generation_config(checkpoint)).transpose()?;
+        Ok(self.over(&defaults.unwrap_or_default()))
     }
 
     fn over(&self, defaults: &GenerationConfig) -> Sampling {
@@ -150,13 +155,50 @@ impl SamplingArgs {
             seed: self.seed.unwrap_or_else(new_seed),
         }
     }
+
+    /// Of a checkpoint, which need not have the file.
+    fn generation_config(&self, checkpoint: &Path) -> anyhow::Result<GenerationConfig> {
+        let folder = if checkpoint.is_dir() { checkpoint.to_owned() } else { parent(checkpoint) };
+        let file = folder.join("generation_config.json");
+        match std::fs::read(&file) {
+            Ok(json) => {
+                let fields = serde_json::from_slice(&json).with_context(|| format!("{}", file.display()))?;
+                self.defaults(&file, &fields)
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(GenerationConfig::default()),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
+        }
+    }
+
+    fn defaults(&self, file: &Path, fields: &Value) -> anyhow::Result<GenerationConfig> {
+        let do_sample = |text: &str| text.parse().map_err(|_| "expected true or false".to_owned());
+        let [top_k, top_p] = [self.top_k.is_some(), self.top_p.is_some()];
+        Ok(GenerationConfig {
+            do_sample: default_of(file, fields, "do_sample", self.temperature.is_some(), do_sample)?.unwrap_or(false),
+            temperature: default_of(file, fields, "temperature", self.temperature.is_some(), temperature)?,
+            top_p: default_of(file, fields, "top_p", top_p, probability)?,
+            top_k: default_of(file, fields, "top_k", top_k, from_zero)?,
+        })
+    }
 }
 
-/// Defaults only: a file that cannot be read is as none.
-fn generation_config(checkpoint: &Path) -> GenerationConfig {
-    let folder = if checkpoint.is_dir() { checkpoint.to_owned() } else { parent(checkpoint) };
-    let json = std::fs::read(folder.join("generation_config.json")).unwrap_or_default();
-    serde_json::from_slice(&json).unwrap_or_default()
+/// A field of `generation_config.json`, unless a flag is given in its place.
+fn default_of<T>(
+    file: &Path,
+    fields: &Value,
+    name: &str,
+    is_given: bool,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> anyhow::Result<Option<T>> {
+    match fields.get(name) {
+        Some(value) if !value.is_null() && !is_given => {
+            let parsed = parse(&value.to_string());
+            let told =
+                |expected| anyhow!("{}: {name} is {value}: {expected}; correct it, or give a flag", file.display());
+            parsed.map(Some).map_err(told)
+        }
+        _ => Ok(None),
+    }
 }
 
 fn parent(path: &Path) -> PathBuf {
@@ -196,8 +238,13 @@ pub fn top_logprobs(text: &str) -> Result<usize, String> {
 }
 
 /// A number of threads; starting far more than there are cores only stalls the machine.
+///
+/// An empty variable is none: all cores, then.
 pub fn threads(text: &str) -> Result<usize, String> {
     const MAX_THREADS: usize = 1024;
+    if text.is_empty() {
+        return Ok(tessera_cpu::CpuOptions::default().threads);
+    }
     whole_number(text, 1..=MAX_THREADS).map_err(|expected| format!("{expected}, here or in TESSERA_THREADS"))
 }
 
@@ -218,7 +265,8 @@ mod tests {
     const NO_FLAGS: SamplingArgs = SamplingArgs { temperature: None, top_p: None, top_k: None, seed: Some(7) };
 
     fn check(flags: &SamplingArgs, config: &str, expect: (f32, f32, usize)) {
-        let got = flags.over(&serde_json::from_str(config).unwrap());
+        let defaults = flags.defaults(Path::new("x.json"), &serde_json::from_str(config).unwrap()).unwrap();
+        let got = flags.over(&defaults);
         assert_eq!((got.temperature, got.top_p, got.top_k), expect, "{config}");
     }
 
@@ -230,5 +278,19 @@ mod tests {
         check(&NO_FLAGS, r#"{"do_sample": true, "temperature": 0.7, "top_p": 0.9, "top_k": 40}"#, (0.7, 0.9, 40));
         let flags = SamplingArgs { temperature: Some(0.5), top_k: Some(3), ..NO_FLAGS };
         check(&flags, r#"{"do_sample": true, "temperature": 0.7, "top_p": 0.9, "top_k": 40}"#, (0.5, 0.9, 3));
+        check(&flags, r#"{"temperature": -3, "top_p": null, "top_k": "all"}"#, (0.5, 1.0, 3));
+    }
+
+    #[test]
+    fn defaults_without_sense_are_refused() {
+        for (config, expected) in [
+            (r#"{"temperature": -3}"#, "x.json: temperature is -3: expected a number from 0 on"),
+            (r#"{"top_p": 2}"#, "x.json: top_p is 2: expected a number above 0 and at most 1"),
+            (r#"{"top_k": -4}"#, "x.json: top_k is -4: expected a whole number from 0 on"),
+            (r#"{"do_sample": "yes"}"#, "x.json: do_sample is \"yes\": expected true or false"),
+        ] {
+            let error = NO_FLAGS.defaults(Path::new("x.json"), &serde_json::from_str(config).unwrap()).unwrap_err();
+            assert!(error.to_string().starts_with(expected), "{error}");
+        }
     }
 }

@@ -78,7 +78,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         renderer: Renderer::new(&tokenizer)?,
         stop_ids: opened::stop_ids(config, Some(&tokenizer)),
         tokenizer,
-        sampling: args.sampling.sampling(Some(&opened.path)),
+        sampling: args.sampling.sampling(Some(&opened.path))?,
         max_tokens: args.max_tokens.unwrap_or(context),
         screen: Screen::new(if args.hide_reasoning { Reasoning::Hidden } else { Reasoning::Shown }),
         system: args.system,
@@ -164,6 +164,9 @@ impl Chat<'_> {
 
     fn run_turn(&mut self) -> anyhow::Result<()> {
         let prompt = self.renderer.render_for_completion(&self.conversation(), History::default());
+        if self.messages.len() > 1 {
+            self.session.check(&prompt).context("this message comes on top of the conversation, which /reset ends")?;
+        }
         let mut answer = Answer::harmony(&self.tokenizer, self.stop_ids.clone(), Vec::new())?;
         // Each turn draws anew; the first draws as `generate` with the same seed does.
         let turn = self.messages.iter().filter(|m| m.role == tessera_harmony::message::Role::User).count() as u64 - 1;

@@ -185,7 +185,7 @@ impl Job {
         let config = model.config();
         let (context, max_tokens) = room(args, prompt.len(), config.max_position_embeddings)?;
         session::check_prompt(&prompt, context, config.max_position_embeddings)?;
-        let sampling = args.sampling.sampling(model.path());
+        let sampling = args.sampling.sampling(model.path())?;
         let limits = |chunk| session::limits(config, context, chunk, Rollback(0));
         let place = backend.place(config, PROMPT_CHUNK, limits)?;
         let mut session = Session::new(place.open(model.weights())?, config, place.limits, context);

@@ -105,6 +105,11 @@ impl<'a> Session<'a> {
         Self { trace: Some(trace), ..self }
     }
 
+    /// Whether a prompt can be answered.
+    pub fn check(&self, prompt: &[Token]) -> anyhow::Result<()> {
+        check_prompt(prompt, self.context, self.model_max)
+    }
+
     /// Reads `prompt` and hands each new token to `receive`, at most `max_tokens`, until that or the user says stop. What it was
     /// chosen from comes with it. Of a prompt that begins like the last one, only the rest is computed.
     ///
@@ -117,7 +122,7 @@ impl<'a> Session<'a> {
         sampling: Sampling,
         mut receive: impl FnMut(Token, Logits) -> anyhow::Result<Flow>,
     ) -> anyhow::Result<(Finish, Timings)> {
-        check_prompt(prompt, self.context, self.model_max)?;
+        self.check(prompt)?;
         let mut timings = Timings::default();
         self.cached.truncate(self.reusable(prompt));
         timings.prompt_tokens = prompt.len() - self.cached.len();
