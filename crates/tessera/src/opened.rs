@@ -1,5 +1,7 @@
 //! A checkpoint with its tokenizer, opened together: parsing the vocabulary takes as long as checking the weights.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -13,6 +15,8 @@ use crate::{demo, source};
 
 /// What stands for a model that no argument names.
 const VARIABLE: &str = "TESSERA_MODEL";
+/// Of a JSON list of token ids: far beyond the longest context's.
+const MAX_TOKENS_BYTES: u64 = 64 << 20;
 
 /// A checkpoint, and where it is.
 pub struct Opened {
@@ -147,7 +151,11 @@ fn check_match(tokenizer: &Tokenizer, checkpoint: &Checkpoint) -> anyhow::Result
 /// Reads a JSON array of token ids, each in the model's vocabulary.
 pub fn read_token_ids(file: &Path, vocab_size: usize) -> anyhow::Result<Vec<Token>> {
     let name = || file.display().to_string();
-    let json = std::fs::read(file).with_context(name)?;
+    let mut json = Vec::new();
+    File::open(file).and_then(|file| file.take(MAX_TOKENS_BYTES + 1).read_to_end(&mut json)).with_context(name)?;
+    if json.len() as u64 > MAX_TOKENS_BYTES {
+        bail!("{}: more than {MAX_TOKENS_BYTES} bytes, which no prompt's tokens take", name());
+    }
     let ids: Vec<Token> =
         serde_json::from_slice(&json).with_context(|| format!("{}: expected a JSON array of token ids", name()))?;
     if let Some(at) = ids.iter().position(|&id| id as usize >= vocab_size) {

@@ -53,7 +53,7 @@ impl Plan {
         let end = longest(self.prompt_depth, &self.prompts).max(longest(self.decode_depth, &self.decodes));
         ensure!(
             end <= config.max_position_embeddings,
-            "the longest test ends at position {end}, beyond the model's context of {}",
+            "the longest test ends at position {end}, beyond the model's context of {}; lower --depth, -p or -n",
             config.max_position_embeddings
         );
         Ok(())

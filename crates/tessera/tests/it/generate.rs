@@ -324,6 +324,8 @@ fn bad_token_lists_are_refused() {
         generate(&model, &["--tokens", &ids]).fails_with(parts);
     }
     generate(&model, &["--tokens", "/no/such.json"]).fails_with(&["/no/such.json", "No such file"]);
+    #[cfg(unix)]
+    generate(&model, &["--tokens", "/dev/zero"]).fails_with(&["/dev/zero", "more than 67108864 bytes"]);
 }
 
 #[test]

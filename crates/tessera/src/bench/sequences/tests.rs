@@ -86,7 +86,10 @@ fn tests_that_end_beyond_the_context_are_refused() {
     let config = Config { max_position_embeddings: 1020, ..Like::Tiny.config() };
     plan().check(&config).unwrap();
     let error = Plan { decode_depth: 1018, ..plan() }.check(&config).unwrap_err().to_string();
-    assert_eq!(error, "the longest test ends at position 1021, beyond the model's context of 1020");
+    assert_eq!(
+        error,
+        "the longest test ends at position 1021, beyond the model's context of 1020; lower --depth, -p or -n"
+    );
     assert!(Plan { prompt_depth: usize::MAX, ..plan() }.check(&config).is_err());
 }
 
