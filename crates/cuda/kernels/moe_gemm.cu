@@ -166,7 +166,8 @@ __device__ __forceinline__ void produce(const MoeGemmArgs& args, Shared<B>& shar
         at.next(args, shared, plan);
     }
     constexpr bool waits = kCountsStrips<B> && E == Epilogue::Plain;
-    if (E == Epilogue::Plain && !(waits && args.strips_done != nullptr)) grid_wait_for_previous();
+    const bool goes_by_counts = waits && args.strips_done != nullptr;
+    if (E == Epilogue::Plain && !goes_by_counts) grid_wait_for_previous();
     for (uint32_t i = 0; i < n_ahead; i++) {
         if constexpr (waits) arrivals.wait(args, shared, waiting.tile);
         copy_tokens(args, shared, waiting, i);
@@ -181,7 +182,7 @@ __device__ __forceinline__ void produce(const MoeGemmArgs& args, Shared<B>& shar
         at.next(args, shared, plan);
     }
     // The end of this kernel means the end of the one before.
-    if (waits && args.strips_done != nullptr) grid_wait_for_previous();
+    if (goes_by_counts) grid_wait_for_previous();
 }
 
 // One thread: counts the strips of this block's tiles. It waits for what others wrote, which a consumer need not.

@@ -58,6 +58,14 @@ __device__ __forceinline__ void copy_group(const MoeRouteArgs& args, uint32_t fi
 
 __device__ __forceinline__ uint32_t groups_of(uint32_t count) { return (count + 7) / 8; }
 
+// An expert has so many rows, of whose products nothing is done yet.
+template <class Expert>
+__device__ __forceinline__ void tell_rows(const MoeRouteArgs& args, Expert expert, uint32_t n_rows) {
+    args.counts[expert] = int32_t(n_rows);
+    args.strips_done[expert] = 0;
+    if (expert == 0) args.strips_done[args.experts] = 0;
+}
+
 // The sum over a warp's lanes.
 __device__ __forceinline__ uint32_t warp_sum(uint32_t value) {
 #pragma unroll
@@ -108,11 +116,7 @@ extern "C" __global__ void __launch_bounds__(kFusedThreads) moe_route_fused(cons
             }
             before += __popc(votes);
         }
-        if (lane == 0) {
-            args.counts[expert] = int32_t(before);
-            args.strips_done[expert] = 0;
-            if (expert == 0) args.strips_done[args.experts] = 0;
-        }
+        if (lane == 0) tell_rows(args, expert, before);
     }
     __syncthreads();
     const uint32_t n_rows = counts[expert], n_groups = groups_of(n_rows);
@@ -170,11 +174,7 @@ extern "C" __global__ void __launch_bounds__(kGroupThreads) moe_group(const __gr
         before += total;
         __syncthreads();
     }
-    if (threadIdx.x == 0) {
-        args.counts[expert] = int32_t(before);
-        args.strips_done[expert] = 0;
-        if (expert == 0) args.strips_done[args.experts] = 0;
-    }
+    if (threadIdx.x == 0) tell_rows(args, expert, before);
 }
 
 // Step three: a block per group of eight rows copies them. The grid has as many blocks as there can be groups.

@@ -140,10 +140,14 @@ impl Moe {
         if n_tokens == 0 {
             return Ok(None);
         }
-        let counts_strips = kernel.counts_strips();
-        let gate_up = self.gemm.gate_up(stream, kernel, &self.gate_up_args(weights, workspace, counts_strips))?;
+        // After a routing both run, once: down need not wait for all of gate_up.
+        let together = |args: GemmArgs| match kernel.counts_strips() {
+            true => GemmArgs { strips_done: workspace.strips_done.address(), ..args },
+            false => args,
+        };
+        let gate_up = self.gemm.gate_up(stream, kernel, &together(self.gate_up_args(weights, workspace)))?;
         done("gate_up, swiglu")?;
-        let down = self.gemm.down(stream, kernel, &self.down_args(weights, workspace, counts_strips))?;
+        let down = self.gemm.down(stream, kernel, &together(self.down_args(weights, workspace)))?;
         done("down")?;
         Ok(Some(MoeLaunched { gate_up, down }))
     }
@@ -173,9 +177,9 @@ impl Moe {
             hidden: self.shape.hidden as u32,
             padding: 0,
         };
-        let gate_up = self.gemm.gate_up_routed(stream, &args(self.gate_up_args(weights, workspace, false)))?;
+        let gate_up = self.gemm.gate_up_routed(stream, &args(self.gate_up_args(weights, workspace)))?;
         done("route, gate_up, swiglu")?;
-        let down = self.gemm.down_routed(stream, &args(self.down_args(weights, workspace, false)))?;
+        let down = self.gemm.down_routed(stream, &args(self.down_args(weights, workspace)))?;
         done("down")?;
         Ok(MoeLaunched { gate_up, down })
     }
@@ -235,7 +239,7 @@ impl Moe {
         if workspace.n_tokens == 0 {
             return Ok(None);
         }
-        Ok(Some(self.gemm.gate_up(stream, kernel, &self.gate_up_args(weights, workspace, false))?))
+        Ok(Some(self.gemm.gate_up(stream, kernel, &self.gate_up_args(weights, workspace))?))
     }
 
     /// The down projection of every slot. The name of the kernel that ran; without tokens, none did.
@@ -250,7 +254,7 @@ impl Moe {
         if workspace.n_tokens == 0 {
             return Ok(None);
         }
-        Ok(Some(self.gemm.down(stream, kernel, &self.down_args(weights, workspace, false))?))
+        Ok(Some(self.gemm.down(stream, kernel, &self.down_args(weights, workspace))?))
     }
 
     /// Each token's weighted sum, to its row of `out` `[tokens, hidden]`.
@@ -311,15 +315,14 @@ impl Moe {
         }
     }
 
-    /// With `counts_strips`, down does not wait for all of gate_up, and both must run, once, after a routing.
-    fn gate_up_args(&self, weights: &MoeWeights, workspace: &MoeWorkspace, counts_strips: bool) -> GemmArgs {
+    fn gate_up_args(&self, weights: &MoeWeights, workspace: &MoeWorkspace) -> GemmArgs {
         let (tokens, out) = (workspace.x.address(), workspace.h.address());
-        self.gemm_args(&weights.gate_up, self.shape.gate_up(), workspace, counts_strips, tokens, out)
+        self.gemm_args(&weights.gate_up, self.shape.gate_up(), workspace, tokens, out)
     }
 
-    fn down_args(&self, weights: &MoeWeights, workspace: &MoeWorkspace, counts_strips: bool) -> GemmArgs {
+    fn down_args(&self, weights: &MoeWeights, workspace: &MoeWorkspace) -> GemmArgs {
         let (tokens, out) = (workspace.h.address(), workspace.y.address());
-        self.gemm_args(&weights.down, self.shape.down(), workspace, counts_strips, tokens, out)
+        self.gemm_args(&weights.down, self.shape.down(), workspace, tokens, out)
     }
 
     fn gemm_args(
@@ -327,7 +330,6 @@ impl Moe {
         projection: &Projection,
         tiles: Tiles,
         workspace: &MoeWorkspace,
-        counts_strips: bool,
         tokens: Address,
         out: Address,
     ) -> GemmArgs {
@@ -336,7 +338,7 @@ impl Moe {
             bias: projection.bias.address(),
             tokens,
             counts: workspace.counts.address(),
-            strips_done: if counts_strips { workspace.strips_done.address() } else { Address::zeroed() },
+            strips_done: Address::zeroed(),
             out,
             k_records: tiles.k_records as u32,
             strips: tiles.strips as u32,
