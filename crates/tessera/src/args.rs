@@ -170,14 +170,14 @@ impl SamplingArgs {
         }
     }
 
+    /// What `file` says of what no flag stands for: with a temperature, nothing asks whether to sample.
     fn defaults(&self, file: &Path, fields: &Value) -> anyhow::Result<GenerationConfig> {
         let do_sample = |text: &str| text.parse().map_err(|_| "expected true or false".to_owned());
-        let [top_k, top_p] = [self.top_k.is_some(), self.top_p.is_some()];
         Ok(GenerationConfig {
             do_sample: default_of(file, fields, "do_sample", self.temperature.is_some(), do_sample)?.unwrap_or(false),
             temperature: default_of(file, fields, "temperature", self.temperature.is_some(), temperature)?,
-            top_p: default_of(file, fields, "top_p", top_p, probability)?,
-            top_k: default_of(file, fields, "top_k", top_k, from_zero)?,
+            top_p: default_of(file, fields, "top_p", self.top_p.is_some(), probability)?,
+            top_k: default_of(file, fields, "top_k", self.top_k.is_some(), from_zero)?,
         })
     }
 }
