@@ -29,7 +29,7 @@ struct Body {
     static constexpr int Threads = Consumers * 128 + Copiers * 32;
 };
 
-using Small = Body<1, 1, 128, 2>;
+using Small = Body<1, 1, 64, 2>;
 using Mid = Body<2, 2, 128, 2>;
 using Wide = Body<3, 1, 256, 0>;
 

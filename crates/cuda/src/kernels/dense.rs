@@ -12,7 +12,9 @@ use crate::moe::grouped::{GROUP_ROWS, panels};
 pub enum DenseKernel {
     /// For few tokens: weights stream through as fast as memory gives them.
     Stream,
-    /// For some: tiles of up to 256 rows and 128 tokens; where each block has one of 64 rows, by a body of its own.
+    /// For some: tiles of 64 rows and up to 64 tokens, whose blocks leave room for another kernel's.
+    Small,
+    /// For more: tiles of up to 256 rows and 128 tokens.
     Mid,
     /// For many: tiles of up to 256 tokens.
     Wide,
@@ -62,15 +64,17 @@ struct Body {
     stage_clocks: f64,
 }
 
-const MID: Body = Body {
-    name: "dense_gemm_mid",
-    consumers: 2,
-    units: 2,
-    max_tokens: 128,
+const SMALL: Body = Body {
+    name: "dense_gemm_small",
+    consumers: 1,
+    units: 1,
+    max_tokens: 64,
     copiers: 2,
-    smem_bytes: MOST_SMEM_BYTES,
+    smem_bytes: HALF_SMEM_BYTES,
     stage_clocks: 200.0,
 };
+const MID: Body =
+    Body { name: "dense_gemm_mid", consumers: 2, units: 2, max_tokens: 128, smem_bytes: MOST_SMEM_BYTES, ..SMALL };
 const WIDE: Body = Body {
     name: "dense_gemm_wide",
     consumers: 3,
@@ -80,19 +84,15 @@ const WIDE: Body = Body {
     smem_bytes: MOST_SMEM_BYTES,
     stage_clocks: 800.0,
 };
-/// Of [`MID`]'s tiles, those of one unit, where each block has one: beside its block there is room for another kernel's.
-const SMALL: Body = Body { name: "dense_gemm_small", consumers: 1, units: 1, smem_bytes: HALF_SMEM_BYTES, ..MID };
-/// With fewer it does not read fast enough.
-const FEWEST_SMALL_STAGES: usize = 6;
 
 impl DenseKernel {
-    pub const ALL: [Self; 3] = [Self::Stream, Self::Mid, Self::Wide];
+    pub const ALL: [Self; 4] = [Self::Stream, Self::Small, Self::Mid, Self::Wide];
 
     /// The most tokens of one call.
     pub fn max_tokens(self, shape: DenseShape) -> usize {
         match self {
             Self::Stream => MAX_STREAM_TOKENS.min(MAX_STREAM_TOKEN_BYTES / (panels(shape.cols) * 128)),
-            Self::Mid | Self::Wide => MAX_TOKENS,
+            Self::Small | Self::Mid | Self::Wide => MAX_TOKENS,
         }
     }
 }
@@ -157,6 +157,7 @@ impl DenseKernels {
         args: DenseArgs,
     ) -> Result<&'static str, DeviceError> {
         let n_tokens = args.n_tokens as usize;
+        let tiled = |body: &Body| body.tile(shape, n_tokens, self.n_blocks).launch(body, args);
         let (name, kernel, (launch, args)) = match kernel {
             DenseKernel::Stream => {
                 let plan = Rings::new(shape, n_tokens, self.n_blocks).launch(args);
@@ -165,14 +166,9 @@ impl DenseKernels {
                     false => ("dense_stream_16", &self.stream_16, plan),
                 }
             }
-            DenseKernel::Mid => {
-                let tile = MID.tile(shape, n_tokens, self.n_blocks);
-                match tile.is_small() {
-                    true => (SMALL.name, &self.small, tile.launch(&SMALL, args)),
-                    false => (MID.name, &self.mid, tile.launch(&MID, args)),
-                }
-            }
-            DenseKernel::Wide => (WIDE.name, &self.wide, WIDE.tile(shape, n_tokens, self.n_blocks).launch(&WIDE, args)),
+            DenseKernel::Small => (SMALL.name, &self.small, tiled(&SMALL)),
+            DenseKernel::Mid => (MID.name, &self.mid, tiled(&MID)),
+            DenseKernel::Wide => (WIDE.name, &self.wide, tiled(&WIDE)),
         };
         stream.launch(kernel, launch, &args)?;
         Ok(name)
@@ -183,8 +179,15 @@ fn auto(shape: DenseShape, n_tokens: usize, n_blocks: usize) -> DenseKernel {
     if n_tokens <= DenseKernel::Stream.max_tokens(shape) {
         return DenseKernel::Stream;
     }
-    let clocks = |body: &Body| body.tile(shape, n_tokens, n_blocks).clocks;
-    if clocks(&MID) <= clocks(&WIDE) { DenseKernel::Mid } else { DenseKernel::Wide }
+    let [small, mid, wide] = [&SMALL, &MID, &WIDE].map(|body| body.tile(shape, n_tokens, n_blocks));
+    // One short tile for each block: another kernel's finds room beside it.
+    if small.tiles_each == 1 && small.clocks <= mid.clocks {
+        DenseKernel::Small
+    } else if mid.clocks <= wide.clocks {
+        DenseKernel::Mid
+    } else {
+        DenseKernel::Wide
+    }
 }
 
 /// How the stream body shares the strips.
@@ -290,10 +293,6 @@ impl Tile {
         Self { pairs, tiles_each, clocks: tiles_each as f64 * tile, ..self }
     }
 
-    fn is_small(&self) -> bool {
-        self.units <= SMALL.units && self.tiles_each == 1 && self.stages(&SMALL) >= FEWEST_SMALL_STAGES
-    }
-
     fn stage_bytes(&self) -> usize {
         self.units * UNIT_BYTES + width(self.groups) * 128
     }
@@ -354,10 +353,8 @@ mod tests {
                 assert!(launch.smem_bytes as usize <= MOST_SMEM_BYTES && args.stages >= 1, "{what}");
                 assert!(args.stages * (launch.block[0] / 32 - COPIERS as u32) <= MAX_STREAM_STAGES as u32, "{what}");
             }
-            let [mid, wide] = [&MID, &WIDE].map(|body| body.tile(shape, n_tokens, 132));
-            let small = mid.is_small().then_some((&SMALL, mid));
-            for (body, tile) in [(&MID, mid), (&WIDE, wide)].into_iter().chain(small) {
-                let (launch, args) = tile.launch(body, DenseArgs::zeroed());
+            for body in [&SMALL, &MID, &WIDE] {
+                let (launch, args) = body.tile(shape, n_tokens, 132).launch(body, DenseArgs::zeroed());
                 // A stage is free when the next one's products are on their way.
                 assert!(args.stages >= 2, "{what}");
                 assert!((launch.smem_bytes as usize) <= body.smem_bytes.max(APART_SMEM_BYTES as usize), "{what}");
@@ -391,18 +388,6 @@ mod tests {
         // Where there are few rows, tokens are shared out.
         assert!(tile(O, 64).same_rows && tile(O, 64).groups == 4);
         assert!(!tile(QKV, 64).same_rows && tile(QKV, 64).groups == 8);
-        // Another kernel's block finds room where there is one short tile for each.
-        for (shape, n_tokens, is_small) in [
-            (QKV, 17, true),
-            (QKV, 64, true),
-            (O, 64, true),
-            (O, 128, true),
-            (QKV, 128, false),
-            (O, 256, false),
-            (HEAD, 64, false),
-        ] {
-            assert_eq!(tile(shape, n_tokens).is_small(), is_small, "{shape:?}, {n_tokens} tokens");
-        }
         // A pair is the least there is.
         assert_eq!(MID.tile(O, 64, 1).pairs, 1);
     }
@@ -412,11 +397,22 @@ mod tests {
         for shape in [QKV, O, HEAD] {
             assert_eq!(auto(shape, 1, 132), DenseKernel::Stream);
             assert_eq!(auto(shape, 16, 132), DenseKernel::Stream);
-            assert_eq!(auto(shape, 17, 132), DenseKernel::Mid);
             assert_eq!(auto(shape, 8192, 132), DenseKernel::Wide);
         }
+        for (shape, n_tokens, expect) in [
+            (QKV, 17, DenseKernel::Small),
+            (QKV, 64, DenseKernel::Small),
+            (QKV, 128, DenseKernel::Mid),
+            (O, 17, DenseKernel::Small),
+            (O, 128, DenseKernel::Small),
+            (O, 256, DenseKernel::Mid),
+            (HEAD, 17, DenseKernel::Mid),
+            (HEAD, 64, DenseKernel::Mid),
+        ] {
+            assert_eq!(auto(shape, n_tokens, 132), expect, "{shape:?}, {n_tokens} tokens");
+        }
         assert_eq!(DenseKernel::Stream.max_tokens(LONG), 8);
-        assert_eq!(auto(LONG, 9, 132), DenseKernel::Mid);
+        assert_eq!(auto(LONG, 9, 132), DenseKernel::Small);
     }
 
     #[test]

@@ -57,7 +57,7 @@ fn among_thousands() {
     let x = Rows::random(5, N_TOKENS, COLS);
     let expect = expected(&rig, &x);
     let mut random = Random(6);
-    for kernel in [DenseKernel::Mid, DenseKernel::Wide] {
+    for kernel in [DenseKernel::Small, DenseKernel::Mid, DenseKernel::Wide] {
         let mut places: Vec<usize> = (0..MANY).collect();
         random.shuffle(&mut places);
         places.truncate(N_TOKENS);
@@ -94,7 +94,7 @@ fn from_any_number_of_blocks() {
 fn run_after_run() {
     let Some(device) = gpu() else { return };
     let rig = Rig::new(&device, ROWS, COLS);
-    for n_tokens in [1, 16, 17, 65, 1000] {
+    for n_tokens in [1, 16, 17, 65, 1000, MANY] {
         let x = Rows::random(8, n_tokens, COLS);
         let expect = expected(&rig, &x);
         let tokens: Vec<usize> = (0..n_tokens).collect();
@@ -110,7 +110,7 @@ fn run_after_run() {
 fn in_graphs() {
     let Some(device) = gpu() else { return };
     let rig = Rig::new(&device, ROWS, COLS);
-    for n_tokens in [1, 16, 64, 257] {
+    for n_tokens in [1, 16, 64, 257, MANY] {
         let x = Rows::random(8, n_tokens, COLS);
         let once = expected(&rig, &x);
         // Stored, then added twice.

@@ -47,7 +47,7 @@ fn large_sizes() {
     let Some(device) = gpu() else { return };
     for (rows, cols) in [(5120, 2880), (2880, 4096), (40_000, 96)] {
         let rig = Rig::new(&device, rows, cols);
-        for n_tokens in [1, 7, 12, 64, 300] {
+        for n_tokens in [1, 7, 12, 64, 80, 128, 150, 300] {
             rig.check(&Rows::random(5, n_tokens, cols), 331);
         }
     }
