@@ -293,8 +293,10 @@ __device__ __forceinline__ void moe_gemm(const MoeGemmArgs& args) {
             barrier_init(shared_address(&shared.full[i]), 1);
             barrier_init(shared_address(&shared.empty[i]), B::Consumers * 128);
         }
-        barrier_init(shared_address(&shared.stored), B::Consumers * 128);
-        barrier_init(shared_address(&shared.noticed), 1);
+        if constexpr (kCountsStrips<B> && E == Epilogue::SwiGlu) {
+            barrier_init(shared_address(&shared.stored), B::Consumers * 128);
+            barrier_init(shared_address(&shared.noticed), 1);
+        }
         barrier_init_fence();
     }
     // The products before SwiGLU come right after the routing, whose counts they need; the others know that it is done.
