@@ -60,10 +60,11 @@ impl RouterKernels {
     }
 
     /// A block per strip and some tokens, each of which norms: for few tokens. The fewer a block has, the sooner it is done: as
-    /// few as there are multiprocessors for, or nearly so.
+    /// few as there are multiprocessors for.
     pub fn norm_router(&self, stream: &Stream, args: &NormRouterArgs) -> Result<(), DeviceError> {
         let (strips, _) = grid(&args.router);
-        let block_tokens = (args.router.tokens * strips).div_ceil(self.n_sms).clamp(1, GROUP_TOKENS);
+        let most_blocks = (self.n_sms / strips).max(1);
+        let block_tokens = args.router.tokens.div_ceil(most_blocks).clamp(1, GROUP_TOKENS);
         let smem_bytes = args.router.hidden.div_ceil(PANEL_COLUMNS) * PANEL_BYTES;
         let grid = [strips, args.router.tokens.div_ceil(block_tokens), 1];
         let launch = Launch { grid, smem_bytes, ..early(1, N_THREADS) };

@@ -123,11 +123,12 @@ fn fused_and_alone_and_in_batches_the_bits_are_the_same() {
 fn nan_stays_in_its_row() {
     let Some(rig) = Rig::new() else { return };
     let mut random = Random(12);
-    let (hidden, experts) = (160, 32);
+    // So many experts that a block has several tokens of 100 and of 128, four in the last one of 100.
+    let (hidden, experts) = (160, 256);
     let router = Router::random(&mut random, experts, hidden);
     let (weights, steps) = (router.upload(&rig), rig.steps(hidden));
     let norm = rig.upload(&normal(&mut random, hidden, 1.0));
-    for n in [5, 150] {
+    for n in [5, 100, 128, 150] {
         let run = |x: &[f32]| {
             let mut logits = rig.target(n * experts, 0.0);
             let mut x_out = rig.target(n * hidden, bf16::ZERO);
