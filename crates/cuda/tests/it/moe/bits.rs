@@ -126,28 +126,35 @@ fn with_given_experts_as_with_logits() {
 fn in_graphs() {
     let Some(rig) = rig() else { return };
     for n_tokens in [1, 16, 64, 257] {
-        let inputs = rig.layer.inputs(n_tokens, Signs::Both);
-        let Routing::Logits(logits) = &inputs.routing else { panic!("logits were asked for") };
-        let (x, logits) = (rig.buffer(&inputs.x, 256, bf16::NAN), rig.buffer(logits, 8, f32::NAN));
-        let mut out = rig.buffer(&vec![bf16::ZERO; inputs.x.len()], 256, bf16::ZERO);
-        let mut workspace = rig.workspace(n_tokens);
-        let mut forward = || {
-            let (choice, workspace) = (MoeChoice::Auto, &mut workspace);
-            rig.moe.forward(&rig.stream, &rig.weights, &logits, &x, n_tokens, choice, workspace, &mut out)
-        };
-        // Twice: the second run overwrites what the first reads, unless it waits.
-        let twice = || {
-            let launched = [forward()?, forward()?];
-            assert!(launched.iter().all(Option::is_some));
-            Ok::<_, MoeError>(())
-        };
-        let graph = rig.stream.capture(twice).unwrap();
-        for _ in 0..5 {
-            rig.stream.replay(&graph).unwrap();
+        // Two inputs with the same experts, in turn: what the second writes is not what the first left, unless it waits.
+        let one = rig.layer.inputs(n_tokens, Signs::Both);
+        let other = Inputs { x: one.x.iter().rev().copied().collect(), ..one.clone() };
+        let Routing::Logits(logits) = &one.routing else { panic!("logits were asked for") };
+        let logits = rig.buffer(logits, 8, f32::NAN);
+        let x = [&one, &other].map(|inputs| rig.buffer(&inputs.x, 256, bf16::NAN));
+        let mut outs = [0, 1].map(|_| rig.buffer(&vec![bf16::ZERO; one.x.len()], 256, bf16::ZERO));
+        let expect = [&one, &other].map(|inputs| expected(&rig, inputs));
+        for choice in CHOICES {
+            let mut workspace = rig.workspace(n_tokens);
+            let both = || {
+                for (x, out) in x.iter().zip(&mut outs) {
+                    let workspace = &mut workspace;
+                    let launched =
+                        rig.moe.forward(&rig.stream, &rig.weights, &logits, x, n_tokens, choice, workspace, out)?;
+                    assert!(launched.is_some());
+                }
+                Ok::<_, MoeError>(())
+            };
+            let graph = rig.stream.capture(both).unwrap();
+            for replay in 0..5 {
+                rig.stream.replay(&graph).unwrap();
+                for (out, expect) in outs.iter().zip(&expect) {
+                    let mut found = vec![bf16::ZERO; one.x.len()];
+                    rig.stream.download(out, 0, &mut found).unwrap();
+                    let found: Vec<u16> = found.into_iter().map(bf16::to_bits).collect();
+                    assert!(found == *expect, "{n_tokens} tokens, {choice:?}, replay {replay}");
+                }
+            }
         }
-        let mut found = vec![bf16::ZERO; inputs.x.len()];
-        rig.stream.download(&out, 0, &mut found).unwrap();
-        let found: Vec<u16> = found.into_iter().map(bf16::to_bits).collect();
-        assert!(found == expected(&rig, &inputs), "{n_tokens} tokens");
     }
 }

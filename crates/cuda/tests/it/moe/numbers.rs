@@ -30,7 +30,24 @@ fn every_tile_is_full_once() {
     let rig = Rig::new(device, Layer::random(shape(96, 64, 2, 1), Signs::Both));
     for tile in [24, 32, 48, 64, 96, 128, 176, 192, 256, 352] {
         for n_tokens in [tile - 1, tile, tile + 1] {
-            rig.check(&rig.layer.inputs(n_tokens, Signs::Both).with_ids(1, |_| 1));
+            let inputs = rig.layer.inputs(n_tokens, Signs::Both);
+            rig.check(&inputs.clone().with_ids(1, |_| 1));
+            // Chosen here, which is when products wait for strips of gate and up and not for their kernel's end.
+            rig.check(&inputs.with_logits(2, |_, e, logit| if e == 1 { logit + 50.0 } else { logit }));
+        }
+    }
+}
+
+/// Logits of NaN choose nobody: there is not one tile.
+#[test]
+fn without_any_tile_results_are_zeros() {
+    let Some(device) = gpu() else { return };
+    let rig = Rig::new(device, Layer::random(shape(96, 64, 8, 2), Signs::Both));
+    for n_tokens in [1, 17, 300] {
+        let inputs = rig.layer.inputs(n_tokens, Signs::Both).with_logits(8, |_, _, _| f32::NAN);
+        for choice in CHOICES {
+            let found = rig.run(&inputs, choice);
+            assert!(found.out.iter().all(|out| out.to_bits() == 0), "{n_tokens} tokens, {choice:?}");
         }
     }
 }
