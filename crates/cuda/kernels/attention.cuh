@@ -24,9 +24,11 @@
 
 struct AttentionArgs {
     const uint32_t* step;     // StepHeader, and what it tells of
-    const __nv_bfloat16* q;   // [tokens, heads, head_dim]
-    const uint8_t* keys;      // [blocks, kv_heads, 16, head_dim] bf16
-    const uint8_t* values;    // the same
+    const __nv_bfloat16* q;   // [tokens, heads, head_dim]; not read by kernels that turn, which alone read the next two
+    const float* qkv;         // [tokens, (heads + 2 kv_heads) * head_dim]: queries, keys, values
+    const float2* turns;      // [tokens, head_dim / 2]: cosine and sine
+    uint8_t* keys;            // [blocks, kv_heads, 16, head_dim] bf16; written by kernels that turn
+    uint8_t* values;          // the same
     const float* sinks;       // [heads]
     uint8_t* out;             // panels of [tokens, heads * head_dim] bf16
     float2* partial_sums;     // [partials, heads]: maximum and sum
@@ -39,7 +41,7 @@ struct AttentionArgs {
     float scale;              // log2(e) / sqrt(head_dim)
     uint32_t padding;
 };
-static_assert(sizeof(AttentionArgs) == 96);
+static_assert(sizeof(AttentionArgs) == 112);
 
 namespace attention {
 

@@ -6,8 +6,12 @@
 //
 // Where a row has several items, their results go through memory, and are merged in this kernel, by whatever warps are done:
 // they wait for the items' arrivals. All blocks run at once, and items come before merges, so each wait ends.
+//
+// In steps of rows of one token alone, the kernels that turn do what rope_store does: each warp turns its queries, and the warp
+// whose item has the row's new token turns its key, stores key and value, and puts them in the tiles that it has copied.
 #include "attention.cuh"
 #include "ring.cuh"
+#include "rope.cuh"
 
 using namespace attention;
 
@@ -23,7 +27,7 @@ struct Shared {
     uint64_t full[kWarps][kStages];
 };
 
-// One key-value head of an item, and the keys that its query sees.
+// One key-value head of an item, and the keys that its query sees; the last of these is the row's new token.
 struct Unit {
     DecodeItem item;
     uint32_t kv_head, first;
@@ -34,8 +38,10 @@ struct Unit {
     __device__ __forceinline__ uint32_t end_split() const { return item.first_split + item.n_splits; }
     __device__ __forceinline__ uint32_t begin_tile(uint32_t split) const { return max(split * kSplitTiles, first / kTileKeys); }
     __device__ __forceinline__ uint32_t end_tile(uint32_t split) const {
-        return min((split + 1) * kSplitTiles, item.position / kTileKeys + 1);
+        return min((split + 1) * kSplitTiles, new_tile() + 1);
     }
+    __device__ __forceinline__ uint32_t new_tile() const { return item.position / kTileKeys; }
+    __device__ __forceinline__ bool has_new() const { return item.position / (kTileKeys * kSplitTiles) < end_split(); }
     // Whether not all of a tile's keys are seen.
     __device__ __forceinline__ bool is_edge(uint32_t tile) const {
         return tile * kTileKeys < first || tile * kTileKeys + kTileKeys - 1 > item.position;
@@ -58,7 +64,7 @@ class Copier {
 
     __device__ __forceinline__ bool is_done() const { return units.begin >= units.end; }
     // Whether the next copy has the token that this step adds.
-    __device__ __forceinline__ bool is_new() const { return tile == unit.item.position / kTileKeys; }
+    __device__ __forceinline__ bool is_new() const { return tile == unit.new_tile(); }
 
     // Starts the next copy, to the stage after the last one's, which nobody reads any more.
     __device__ __forceinline__ void copy() {
@@ -117,17 +123,106 @@ class Copier {
     bool is_values = false;
 };
 
-// The sums of one split.
+// The qkv of a token, from head `head` on: queries' heads, then keys', then values'.
 template <int kHeadDim>
+__device__ __forceinline__ const float* qkv_at(const AttentionArgs& args, uint32_t token, uint32_t head) {
+    return args.qkv + (size_t(token) * args.kv_heads * (args.group + 2) + head) * kHeadDim;
+}
+
+// Queries of rows g and g + 8, turned, as `load_queries` loads them; null for a row that is nobody's.
+template <int kHeadDim>
+__device__ __forceinline__ void turn_queries(const float* const (&rows)[2], const float2* turns, uint32_t (&a)[kHeadDim / 16][4]) {
+    constexpr uint32_t kHalf = kHeadDim / 2, kHalfSteps = kHeadDim / 32;
+    const uint32_t q = threadIdx.x % 4;
+#pragma unroll
+    for (int s = 0; s < kHalfSteps; s++) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const uint32_t column = 16 * s + 8 * (j / 2) + 2 * q;
+            a[s][j] = a[s + kHalfSteps][j] = 0;
+            if (rows[j % 2] == nullptr) continue;
+            const float2 first = *reinterpret_cast<const float2*>(rows[j % 2] + column);
+            const float2 second = *reinterpret_cast<const float2*>(rows[j % 2] + kHalf + column);
+            const float4 both = *reinterpret_cast<const float4*>(turns + column);
+            const Pair x = Pair{first.x, second.x}.turned({both.x, both.y}), y = Pair{first.y, second.y}.turned({both.z, both.w});
+            a[s][j] = pack_bf16x2(x.first, y.first);
+            a[s + kHalfSteps][j] = pack_bf16x2(x.second, y.second);
+        }
+    }
+}
+
+// A new token's key, turned, and value of a key-value head. A lane has two elements of each half of the key, if there are so
+// many, and two of the value.
+template <int kHeadDim>
+struct NewRow {
+    static constexpr uint32_t kHalf = kHeadDim / 2;
+    uint32_t first, second, value;
+
+    // What has been loaded, before anything waits for it.
+    struct Loaded {
+        float2 first, second, value;
+        float4 turns;
+    };
+
+    // Lanes without elements load the last ones'.
+    static __device__ __forceinline__ Loaded load(const AttentionArgs& args, const Unit& unit) {
+        const uint32_t in_half = min(2 * (threadIdx.x % 32), kHalf - 2), in_head = min(2 * (threadIdx.x % 32), kHeadDim - 2);
+        const float* key = qkv_at<kHeadDim>(args, unit.item.token, args.kv_heads * args.group + unit.kv_head);
+        return {*reinterpret_cast<const float2*>(key + in_half), *reinterpret_cast<const float2*>(key + kHalf + in_half),
+                *reinterpret_cast<const float2*>(key + args.kv_heads * kHeadDim + in_head),
+                *reinterpret_cast<const float4*>(args.turns + unit.item.token * kHalf + in_half)};
+    }
+
+    __device__ __forceinline__ void take(const Loaded& loaded) {
+        const Pair x = Pair{loaded.first.x, loaded.second.x}.turned({loaded.turns.x, loaded.turns.y});
+        const Pair y = Pair{loaded.first.y, loaded.second.y}.turned({loaded.turns.z, loaded.turns.w});
+        first = pack_bf16x2(x.first, y.first);
+        second = pack_bf16x2(x.second, y.second);
+        value = pack_bf16x2(loaded.value.x, loaded.value.y);
+    }
+
+    // To row `row` of a tile, or of a pool's block.
+    __device__ __forceinline__ void put_key(uint8_t* rows, uint32_t row) const {
+        const uint32_t lane = threadIdx.x % 32;
+        if (2 * lane >= kHalf) return;
+        put(rows, row, 2 * lane, first);
+        put(rows, row, kHalf + 2 * lane, second);
+    }
+    __device__ __forceinline__ void put_value(uint8_t* rows, uint32_t row) const {
+        const uint32_t lane = threadIdx.x % 32;
+        if (2 * lane < kHeadDim) put(rows, row, 2 * lane, value);
+    }
+
+    __device__ __forceinline__ void store(const AttentionArgs& args, const Unit& unit) const {
+        const uint32_t position = unit.item.position, block = args.step[unit.item.table + position / kBlockKeys];
+        const size_t at = (size_t(block) * args.kv_heads + unit.kv_head) * Tile<kHeadDim>::kBlockBytes;
+        put_key(args.keys + at, position % kBlockKeys);
+        put_value(args.values + at, position % kBlockKeys);
+    }
+
+  private:
+    // Two elements from `element` on.
+    static __device__ __forceinline__ void put(uint8_t* rows, uint32_t row, uint32_t element, uint32_t pair) {
+        *reinterpret_cast<uint32_t*>(rows + Tile<kHeadDim>::at(row, element / 8) + element % 8 * 2) = pair;
+    }
+};
+
+// The sums of one split. `fresh` is put in its tile by kernels that turn: what is copied there is older.
+template <int kHeadDim, bool kTurns>
 __device__ __forceinline__ void sum_split(const AttentionArgs& args, const Unit& unit, uint32_t split, const uint32_t (&queries)[kHeadDim / 16][4],
-                                          uint8_t (*ring)[Tile<kHeadDim>::kBytes], uint64_t* full, Ring& stages, Copier<kHeadDim>& copier,
-                                          Sums<kHeadDim>& sums) {
+                                          const NewRow<kHeadDim>& fresh, uint8_t (*ring)[Tile<kHeadDim>::kBytes], uint64_t* full, Ring& stages,
+                                          Copier<kHeadDim>& copier, Sums<kHeadDim>& sums) {
     const uint32_t position = unit.item.position;
     for (uint32_t tile = unit.begin_tile(split); tile < unit.end_tile(split); tile++) {
         float scores[8][4], old_weights[2];
         uint32_t weights[4][4];
-        const bool is_edge = unit.is_edge(tile);
+        const bool is_edge = unit.is_edge(tile), is_fresh = kTurns && tile == unit.new_tile();
         barrier_wait(shared_address(full + stages.stage), stages.parity);
+        if (is_fresh) {
+            fresh.put_key(ring[stages.stage], position % kTileKeys);
+            proxy_fence();
+            __syncwarp();
+        }
         mma_scores<kHeadDim>(scores, queries, shared_address(ring[stages.stage]));
         __syncwarp();
         copier.copy();
@@ -137,10 +232,12 @@ __device__ __forceinline__ void sum_split(const AttentionArgs& args, const Unit&
         pack_weights(scores, weights);
         sums.scale(old_weights);
         barrier_wait(shared_address(full + stages.stage), stages.parity);
-        if (is_edge) {
-            hide_values<kHeadDim>(ring[stages.stage], tile, unit.first, position, threadIdx.x % 32, 32);
-            __syncwarp();
+        if (is_edge) hide_values<kHeadDim>(ring[stages.stage], tile, unit.first, position, threadIdx.x % 32, 32);
+        if (is_fresh) {
+            fresh.put_value(ring[stages.stage], position % kTileKeys);
+            proxy_fence();
         }
+        if (is_edge || is_fresh) __syncwarp();
         mma_outs<kHeadDim>(sums.outs, weights, shared_address(ring[stages.stage]));
         __syncwarp();
         copier.copy();
@@ -171,27 +268,38 @@ __device__ __forceinline__ void store_partial(const AttentionArgs& args, const U
 }
 
 // The warp's items.
-template <int kHeadDim>
+template <int kHeadDim, bool kTurns>
 __device__ __forceinline__ void attend(const AttentionArgs& args, const DecodeItem* items, Range units, uint8_t (*ring)[Tile<kHeadDim>::kBytes],
-                                       uint64_t* full, Copier<kHeadDim>& copier) {
+                                       uint64_t* full, Copier<kHeadDim>& copier, Unit unit) {
     const uint32_t g = threadIdx.x % 32 / 4;
     Ring stages;
     for (uint32_t index = units.begin; index < units.end; index += units.step) {
-        const Unit unit(args, items, index);
+        if (index > units.begin) unit = Unit(args, items, index);
         const uint32_t head = unit.kv_head * args.group;
-        const __nv_bfloat16* q = args.q + (size_t(unit.item.token) * args.kv_heads * args.group + head) * kHeadDim;
+        const bool has_row = g < args.group, has_row_8 = g + 8 < args.group;
         uint32_t queries[kHeadDim / 16][4];
-        load_queries<kHeadDim>({g < args.group ? q + g * kHeadDim : nullptr, g + 8 < args.group ? q + (g + 8) * kHeadDim : nullptr}, queries);
+        NewRow<kHeadDim> fresh;
+        if constexpr (kTurns) {
+            const auto loaded = NewRow<kHeadDim>::load(args, unit);
+            const float* q = qkv_at<kHeadDim>(args, unit.item.token, head + g);
+            turn_queries<kHeadDim>({has_row ? q : nullptr, has_row_8 ? q + 8 * kHeadDim : nullptr},
+                                   args.turns + unit.item.token * (kHeadDim / 2), queries);
+            fresh.take(loaded);
+        } else {
+            const __nv_bfloat16* q = args.q + (size_t(unit.item.token) * args.kv_heads * args.group + head + g) * kHeadDim;
+            load_queries<kHeadDim>({has_row ? q : nullptr, has_row_8 ? q + 8 * kHeadDim : nullptr}, queries);
+        }
         Sums<kHeadDim> total, span;
         for (uint32_t split = unit.item.first_split; split < unit.end_split(); split++) {
             Sums<kHeadDim> sums;
-            sum_split<kHeadDim>(args, unit, split, queries, ring, full, stages, copier, sums);
+            sum_split<kHeadDim, kTurns>(args, unit, split, queries, fresh, ring, full, stages, copier, sums);
             span.merge(sums);
             if ((split + 1) % kSpanSplits == 0 || split + 1 == unit.end_split()) {
                 total.merge(span);
                 span.clear();
             }
         }
+        if (kTurns && unit.has_new()) fresh.store(args, unit);
         if (unit.item.partial != kNoPartial) {
             store_partial<kHeadDim>(args, unit, total);
             continue;
@@ -330,7 +438,7 @@ __device__ __forceinline__ void merge_partials(const AttentionArgs& args, const 
     }
 }
 
-template <int kHeadDim>
+template <int kHeadDim, bool kTurns>
 __device__ __forceinline__ void decode(const AttentionArgs& args) {
     extern __shared__ __align__(1024) uint8_t memory[];
     Shared<kHeadDim>& shared = *reinterpret_cast<Shared<kHeadDim>*>(memory);
@@ -354,16 +462,23 @@ __device__ __forceinline__ void decode(const AttentionArgs& args) {
     if (units.begin >= max(units.end, n_merges) && blockIdx.x > 0) return;
     Copier<kHeadDim> copier(args, items, units, ring, full);
     uint32_t n_early = 0;
-    for (; n_early < kStages && !copier.is_done() && !copier.is_new(); n_early++) copier.copy();
+    for (; n_early < kStages && !copier.is_done() && (kTurns || !copier.is_new()); n_early++) copier.copy();
+    const Unit first(args, items, units.begin < units.end ? units.begin : 0);
     grid_launch_next();
     grid_wait_for_previous();
     for (; n_early < kStages; n_early++) copier.copy();
-    attend<kHeadDim>(args, items, units, ring, full, copier);
+    attend<kHeadDim, kTurns>(args, items, units, ring, full, copier, first);
     if (args.window == 0) merge_partials<kHeadDim>(args, header, units.begin, n_warps);
 }
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(kThreads, kBlocksPerSm) attention_decode_32(const __grid_constant__ AttentionArgs args) { decode<32>(args); }
-
-extern "C" __global__ void __launch_bounds__(kThreads, kBlocksPerSm) attention_decode_64(const __grid_constant__ AttentionArgs args) { decode<64>(args); }
+#define ATTENTION_DECODE(name, head_dim, turns)                              \
+    extern "C" __global__ void __launch_bounds__(kThreads, kBlocksPerSm)     \
+        attention_decode_##name(const __grid_constant__ AttentionArgs args) { \
+        decode<head_dim, turns>(args);                                       \
+    }
+ATTENTION_DECODE(32, 32, false)
+ATTENTION_DECODE(64, 64, false)
+ATTENTION_DECODE(rope_32, 32, true)
+ATTENTION_DECODE(rope_64, 64, true)

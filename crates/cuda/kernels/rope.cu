@@ -2,13 +2,15 @@
 //
 //     first' = first cos - second sin,  second' = second cos + first sin
 //
-// where element i of a head's first half turns with element i of its second.
+// where element i of a head's first half turns with element i of its second. In steps of rows of one token, attention itself does
+// what rope_store does (attention_decode.cu).
 #include <cuda_bf16.h>
 
 #include <cstdint>
 
 #include "ptx/async.cuh"
 #include "ptx/bits.cuh"
+#include "rope.cuh"
 
 constexpr uint32_t kMaxHalf = 32;
 
@@ -100,9 +102,9 @@ extern "C" __global__ void __launch_bounds__(kThreads) rope_store(const __grid_c
 #pragma unroll
         for (int i = 0; i < 8; i++) {
             const float4 two = turns[i / 2];
-            const float c = i % 2 ? two.z : two.x, s = i % 2 ? two.w : two.y, a = first.at[i], b = second.at[i];
-            first.at[i] = __fsub_rn(__fmul_rn(a, c), __fmul_rn(b, s));
-            second.at[i] = __fadd_rn(__fmul_rn(b, c), __fmul_rn(a, s));
+            const Pair turned = Pair{first.at[i], second.at[i]}.turned(i % 2 ? float2{two.z, two.w} : float2{two.x, two.y});
+            first.at[i] = turned.first;
+            second.at[i] = turned.second;
         }
     }
     if (head < args.heads) {

@@ -7,6 +7,7 @@
 
 use std::f32::consts::LOG2_E;
 
+use bytemuck::Zeroable;
 use half::bf16;
 use tessera_model::rope::YarnTable;
 use tessera_model::{BLOCK_SIZE, Config, LayerType};
@@ -27,6 +28,8 @@ pub enum AttentionError {
     Size { what: &'static str, expected: &'static str, found: usize },
     #[error("the buffer of {what} is too short: expected {expected} elements at least, found {found}")]
     TooShort { what: &'static str, expected: usize, found: usize },
+    #[error("the step has rows of several tokens: expected rows of one")]
+    LongRows,
     #[error("the pool of keys and values is for {found:?}, expected {expected:?}")]
     Pool { expected: AttentionShape, found: AttentionShape },
     #[error(transparent)]
@@ -261,18 +264,61 @@ impl Attention {
         workspace: &mut AttentionWorkspace,
         out: &mut Buffer<bf16>,
     ) -> Result<(), AttentionError> {
+        long_enough("q", q, step.n_tokens() * self.shape.q_dim())?;
+        let Some(args) = self.args(kind, step, pool, sinks, workspace, out)? else { return Ok(()) };
+        let args = AttentionArgs { q: q.address(), ..args };
+        let n_tiles = step.header().n_tiles;
+        if step.has_decode() || n_tiles == 0 {
+            self.kernels.decode(stream, &args)?;
+        }
+        if n_tiles > 0 {
+            self.kernels.prefill(stream, n_tiles, &args)?;
+        }
+        Ok(())
+    }
+
+    /// [`Attention::rope_store`] and [`Attention::forward`] in one kernel, for a step whose rows have one token each. It
+    /// launches the same whatever the rows: it may be recorded. What padding has is stored nowhere.
+    pub fn rope_forward(
+        &self,
+        stream: &Stream,
+        kind: LayerType,
+        step: &StepMeta,
+        qkv: &Buffer<f32>,
+        turns: &Buffer<f32>,
+        pool: &mut KvPool,
+        sinks: &Buffer<f32>,
+        workspace: &mut AttentionWorkspace,
+        out: &mut Buffer<bf16>,
+    ) -> Result<(), AttentionError> {
+        let (n_tokens, shape) = (step.n_tokens(), self.shape);
+        if step.has_prefill() {
+            return Err(AttentionError::LongRows);
+        }
+        long_enough("qkv", qkv, n_tokens * shape.qkv_dim())?;
+        long_enough("turns", turns, n_tokens * shape.head_dim)?;
+        let Some(args) = self.args(kind, step, pool, sinks, workspace, out)? else { return Ok(()) };
+        let args = AttentionArgs { qkv: qkv.address(), turns: turns.address(), ..args };
+        Ok(self.kernels.decode_rope(stream, &args)?)
+    }
+
+    /// What the kernels have in common; none without tokens.
+    fn args(
+        &self,
+        kind: LayerType,
+        step: &StepMeta,
+        pool: &KvPool,
+        sinks: &Buffer<f32>,
+        workspace: &mut AttentionWorkspace,
+        out: &mut Buffer<bf16>,
+    ) -> Result<Option<AttentionArgs>, AttentionError> {
         let (n_tokens, shape) = (step.n_tokens(), self.shape);
         self.matches(pool)?;
         long_enough("sinks", sinks, shape.heads)?;
-        long_enough("q", q, n_tokens * shape.q_dim())?;
         long_enough("out", out, shape.out_len(n_tokens))?;
         long_enough("arrivals", &workspace.arrivals, step.header().n_merges as usize * shape.kv_heads * 2)?;
-        if n_tokens == 0 {
-            return Ok(());
-        }
         let args = AttentionArgs {
             step: step.base(),
-            q: q.address(),
             keys: pool.keys.address(),
             values: pool.values.address(),
             sinks: sinks.address(),
@@ -288,21 +334,9 @@ impl Attention {
                 LayerType::Sliding => shape.sliding_window as u32,
             },
             scale: LOG2_E / (shape.head_dim as f32).sqrt(),
-            padding: 0,
+            ..AttentionArgs::zeroed()
         };
-        self.launch(stream, step, &args)
-    }
-
-    /// A step of rows of one token alone launches the same whatever its rows: it may be recorded.
-    fn launch(&self, stream: &Stream, step: &StepMeta, args: &AttentionArgs) -> Result<(), AttentionError> {
-        let n_tiles = step.header().n_tiles;
-        if step.has_decode() || n_tiles == 0 {
-            self.kernels.decode(stream, args)?;
-        }
-        if n_tiles > 0 {
-            self.kernels.prefill(stream, n_tiles, args)?;
-        }
-        Ok(())
+        Ok((n_tokens > 0).then_some(args))
     }
 
     fn matches(&self, pool: &KvPool) -> Result<(), AttentionError> {

@@ -158,13 +158,22 @@ impl Forward {
         let mut done = |name| done(Some(layer), name);
         self.qkv(stream, layer)?;
         done("qkv")?;
-        self.rope_store(stream, layer)?;
-        done("rope_store")?;
-        self.attend(stream, layer)?;
-        done(match self.kinds[layer] {
-            LayerType::Full => "attend full",
-            LayerType::Sliding => "attend sliding",
-        })?;
+        let kind = self.kinds[layer];
+        if self.step.has_prefill() {
+            self.rope_store(stream, layer)?;
+            done("rope_store")?;
+            self.attend(stream, layer)?;
+            done(match kind {
+                LayerType::Full => "attend full",
+                LayerType::Sliding => "attend sliding",
+            })?;
+        } else {
+            self.rope_attend(stream, layer)?;
+            done(match kind {
+                LayerType::Full => "rope_store, attend full",
+                LayerType::Sliding => "rope_store, attend sliding",
+            })?;
+        }
         self.attn_out(stream, layer)?;
         done("attn_out")?;
         self.mlp_norm_router(stream, layer)?;
@@ -212,6 +221,14 @@ impl Forward {
         let Buffers { q, attended, attention: workspace, .. } = &mut self.buffers;
         let (kind, pool, sinks) = (self.kinds[layer], &self.pools[layer], &self.weights.layers[layer].sinks);
         Ok(self.attention.forward(stream, kind, &self.step, pool, sinks, q, workspace, attended)?)
+    }
+
+    /// [`Forward::rope_store`] and [`Forward::attend`], where every row has one token; `q` stays as it is.
+    fn rope_attend(&mut self, stream: &Stream, layer: usize) -> Result<(), CudaError> {
+        let Buffers { qkv, turns, attended, attention: workspace, .. } = &mut self.buffers;
+        let (kind, pool, sinks) = (self.kinds[layer], &mut self.pools[layer], &self.weights.layers[layer].sinks);
+        let (attention, step) = (&self.attention, &self.step);
+        Ok(attention.rope_forward(stream, kind, step, qkv, turns, pool, sinks, workspace, attended)?)
     }
 
     pub fn attn_out(&mut self, stream: &Stream, layer: usize) -> Result<(), CudaError> {

@@ -197,6 +197,11 @@ impl StepMeta {
         self.header().n_sliding_items > 0
     }
 
+    /// Whether the step has rows of several tokens.
+    pub fn has_prefill(&self) -> bool {
+        self.header().n_tiles > 0
+    }
+
     /// The largest number of rows.
     pub fn max_rows(&self) -> usize {
         self.image.capacity().max_rows

@@ -37,14 +37,16 @@ const ROPE_ELEMENTS: usize = 16;
 #[repr(C)]
 pub(crate) struct AttentionArgs {
     pub step: Address,         // StepHeader, and what it tells of
-    pub q: Address,            // [tokens, heads, head_dim] bf16
-    pub keys: Address,         // [blocks, kv_heads, 16, head_dim] bf16
-    pub values: Address,       // the same
-    pub sinks: Address,        // [heads]
-    pub out: Address,          // panels of [tokens, heads * head_dim] bf16
+    pub q: Address, // [tokens, heads, head_dim] bf16; not read by `decode_rope`, which alone reads the next two
+    pub qkv: Address, // [tokens, (heads + 2 kv_heads) * head_dim]
+    pub turns: Address, // [tokens, head_dim / 2, 2]
+    pub keys: Address, // [blocks, kv_heads, 16, head_dim] bf16
+    pub values: Address, // the same
+    pub sinks: Address, // [heads]
+    pub out: Address, // panels of [tokens, heads * head_dim] bf16
     pub partial_sums: Address, // [partials, heads, 2]
     pub partial_outs: Address, // [partials, heads, head_dim]
-    pub arrivals: Address,     // [merges, kv_heads, 2]
+    pub arrivals: Address, // [merges, kv_heads, 2]
     pub token_groups: u32,
     pub kv_heads: u32,
     pub group: u32,
@@ -93,7 +95,8 @@ pub(crate) enum Products {
 
 pub(crate) struct AttentionKernels {
     decode: Kernel<AttentionArgs>,
-    decode_launch: Launch,
+    decode_rope: Kernel<AttentionArgs>,
+    decode_launch: Launch, // of either
     prefill: Kernel<AttentionArgs>,
     prefill_launch: Launch,
     turn: Kernel<TurnArgs>,
@@ -103,17 +106,22 @@ pub(crate) struct AttentionKernels {
 impl AttentionKernels {
     /// For heads of 32 or 64 elements.
     pub fn load(device: &Device, head_dim: usize, products: Products) -> Result<Self, DeviceError> {
-        let (decode, prefill) = match (head_dim, products) {
-            (64, Products::Group) => ("attention_decode_64", "attention_prefill_64"),
-            (64, Products::Warp) => ("attention_decode_64", "attention_prefill_64_warp"),
-            _ => ("attention_decode_32", "attention_prefill_32"),
+        let (decode, decode_rope) = match head_dim {
+            64 => ("attention_decode_64", "attention_decode_rope_64"),
+            _ => ("attention_decode_32", "attention_decode_rope_32"),
         };
-        let (decode, prefill) =
-            (device.kernel("attention_decode", decode)?, device.kernel("attention_prefill", prefill)?);
+        let prefill = match (head_dim, products) {
+            (64, Products::Group) => "attention_prefill_64",
+            (64, Products::Warp) => "attention_prefill_64_warp",
+            _ => "attention_prefill_32",
+        };
+        let [decode, decode_rope] = [decode, decode_rope].map(|name| device.kernel("attention_decode", name));
+        let (decode, decode_rope) = (decode?, decode_rope?);
         Ok(Self {
-            decode_launch: decode_launch(device, &decode, head_dim)?,
+            decode_launch: decode_launch(device, [&decode, &decode_rope], head_dim)?,
             decode,
-            prefill,
+            decode_rope,
+            prefill: device.kernel("attention_prefill", prefill)?,
             prefill_launch: Launch {
                 smem_bytes: prefill_smem_bytes(head_dim) as u32,
                 start: Start::Early,
@@ -133,6 +141,11 @@ impl AttentionKernels {
     /// The step's rows of one token.
     pub fn decode(&self, stream: &Stream, args: &AttentionArgs) -> Result<(), DeviceError> {
         stream.launch(&self.decode, self.decode_launch, args)
+    }
+
+    /// The same, and what `rope_store` does for them.
+    pub fn decode_rope(&self, stream: &Stream, args: &AttentionArgs) -> Result<(), DeviceError> {
+        stream.launch(&self.decode_rope, self.decode_launch, args)
     }
 
     /// The step's `n_tiles` tiles, of which there is one at least.
@@ -157,9 +170,16 @@ fn early(n_threads: usize) -> Launch {
 }
 
 /// All blocks must run at once: some wait for others.
-fn decode_launch(device: &Device, kernel: &Kernel<AttentionArgs>, head_dim: usize) -> Result<Launch, DeviceError> {
+fn decode_launch(
+    device: &Device,
+    kernels: [&Kernel<AttentionArgs>; 2],
+    head_dim: usize,
+) -> Result<Launch, DeviceError> {
     let (n_threads, smem_bytes) = (DECODE_WARPS as u32 * 32, decode_smem_bytes(head_dim) as u32);
-    let per_sm = kernel.blocks_per_sm(n_threads, smem_bytes)?.min(DECODE_BLOCKS_PER_SM);
+    let mut per_sm = DECODE_BLOCKS_PER_SM;
+    for kernel in kernels {
+        per_sm = per_sm.min(kernel.blocks_per_sm(n_threads, smem_bytes)?);
+    }
     let n_blocks = per_sm * device.properties().n_sms;
     Ok(Launch { smem_bytes, start: Start::Early, ..Launch::new(n_blocks as u32, n_threads) })
 }

@@ -4,7 +4,7 @@ use half::bf16;
 use tessera_cuda::Attention;
 use tessera_model::LayerType::{self, Full, Sliding};
 
-use super::rig::{Rig, Span, config, shape, span};
+use super::rig::{Rig, Span, Way, config, shape, span};
 use crate::gpu::{cases, gpu};
 
 const N: usize = 330;
@@ -140,14 +140,16 @@ fn by_either_matrix_instruction() {
 fn run_after_run() {
     let Some(device) = gpu() else { return };
     let mut rig = Rig::new(device, shape(64, 8, 2, 128), &[6000], 2500);
-    let rows = [span(0, 5999, 1), span(0, 1023, 1), span(0, 300, 200), span(0, 2000, 1)];
+    let rows = [span(0, 5999, 1), span(0, 1023, 1), span(0, 2000, 1), span(0, 300, 200)];
     for kind in KINDS {
-        let mut loaded = rig.load(kind, &rows, None);
-        rig.launch(kind, &mut loaded);
-        let expect = bits(&rig.results(&rows, &loaded));
-        for round in cases(0..50) {
-            (0..10).for_each(|_| rig.launch(kind, &mut loaded));
-            assert!(bits(&rig.results(&rows, &loaded)) == expect, "{kind:?}, round {round}");
+        for (way, rows) in [(Way::Forward, &rows[..]), (Way::Rope, &rows[..3])] {
+            let mut loaded = rig.load(kind, rows, None);
+            rig.launch(kind, way, &mut loaded);
+            let expect = bits(&rig.results(rows, &loaded));
+            for round in cases(0..50) {
+                (0..10).for_each(|_| rig.launch(kind, way, &mut loaded));
+                assert!(bits(&rig.results(rows, &loaded)) == expect, "{kind:?}, {way:?}, round {round}");
+            }
         }
     }
 }
@@ -173,13 +175,19 @@ fn in_a_graph() {
     ];
     for kind in KINDS {
         let expect = steps.map(|rows| if rows.is_empty() { vec![] } else { run(&mut rig, kind, rows) });
-        let mut loaded = rig.load(kind, steps[3], Some(7));
-        let graph = rig.record(kind, &mut loaded);
-        for (rows, expect) in steps.into_iter().zip(&expect) {
-            rig.load_again(kind, rows, 7, &mut loaded);
-            rig.stream.replay(&graph).unwrap();
-            rig.stream.synchronize().unwrap();
-            assert!(bits(&rig.results(rows, &loaded)) == *expect, "{kind:?}, {rows:?}");
+        for way in [Way::Forward, Way::Rope] {
+            let mut loaded = rig.load(kind, steps[3], Some(7));
+            let graph = rig.record(kind, way, &mut loaded);
+            for (rows, expect) in steps.into_iter().zip(&expect) {
+                rig.load_again(kind, rows, 7, &mut loaded);
+                if way == Way::Rope {
+                    rig.forget_last();
+                }
+                rig.stream.replay(&graph).unwrap();
+                rig.stream.synchronize().unwrap();
+                assert!(bits(&rig.results(rows, &loaded)) == *expect, "{kind:?}, {way:?}, {rows:?}");
+                rig.check_stored();
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Attention on the GPU over pools that hold NaN wherever nothing must be read.
 
 use half::bf16;
-use tessera_cuda::{Attention, AttentionWorkspace, Buffer, Device, Graph, KvPool, StepMeta, Stream};
+use tessera_cuda::{Attention, AttentionError, AttentionWorkspace, Buffer, Device, Graph, KvPool, StepMeta, Stream};
 use tessera_model::synth::Like;
 use tessera_model::{BLOCK_SIZE, Batch, BlockTables, Config, LayerType, Limits, Row};
 
@@ -68,13 +68,33 @@ pub struct Rig {
     n_blocks: usize,
     step: StepMeta,
     pool: KvPool,
+    stored: Stored,
     workspace: AttentionWorkspace,
     random: Random,
+}
+
+/// What the pools hold, and which of their elements are those of rows' last tokens.
+#[derive(Default)]
+struct Stored {
+    keys: Vec<bf16>,
+    values: Vec<bf16>,
+    last: Vec<usize>,
+}
+
+/// Which kernels run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// [`Attention::forward`], over pools that have all keys and values.
+    Forward,
+    /// [`Attention::rope_forward`], which is given each row's last key and value, not turned.
+    Rope,
 }
 
 /// Everything that a launch takes, on the GPU.
 pub struct Loaded {
     q: Buffer<bf16>,
+    qkv: Buffer<f32>,
+    turns: Buffer<f32>,
     sinks: Buffer<f32>,
     out: Buffer<bf16>,
 }
@@ -93,6 +113,7 @@ impl Rig {
             stream: device.stream().unwrap(),
             step: StepMeta::new(&device, &config, &limits, max_rows).unwrap(),
             pool: KvPool::new(&device, attention.shape(), n_blocks).unwrap(),
+            stored: Stored::default(),
             workspace: attention.workspace(&device, max_rows).unwrap(),
             sinks: (0..shape.heads).map(|_| random.normal() as f32).collect(),
             attention,
@@ -108,11 +129,21 @@ impl Rig {
         self.shape.heads * self.shape.head_dim
     }
 
-    /// The rows as a step, `[tokens, q_dim]`.
+    /// The rows as a step, `[tokens, q_dim]`; the same either way, if both can.
     pub fn run(&mut self, kind: LayerType, rows: &[Span]) -> Vec<bf16> {
         let mut loaded = self.load(kind, rows, None);
-        self.launch(kind, &mut loaded);
-        self.results(rows, &loaded)
+        self.launch(kind, Way::Forward, &mut loaded);
+        let found = self.results(rows, &loaded);
+        if rows.iter().all(|row| row.n_tokens == 1) {
+            self.forget_last();
+            self.reload(rows, &mut loaded);
+            self.launch(kind, Way::Rope, &mut loaded);
+            let other = self.results(rows, &loaded);
+            let differs = other.iter().zip(&found).position(|(other, found)| other.to_bits() != found.to_bits());
+            assert_eq!(differs, None, "{kind:?}, {rows:?}: {} elements to a token", self.q_dim());
+            self.check_stored();
+        }
+        found
     }
 
     /// Puts a step's rows on the GPU, and in the pools what they see: everything else there is NaN.
@@ -122,6 +153,8 @@ impl Rig {
         self.step.send(&self.stream).unwrap();
         let mut loaded = Loaded {
             q: self.device.alloc(1024 * self.q_dim()).unwrap(),
+            qkv: self.device.alloc(1024 * self.attention.shape().qkv_dim()).unwrap(),
+            turns: self.device.alloc(1024 * self.shape.head_dim).unwrap(),
             sinks: self.device.alloc(self.shape.heads).unwrap(),
             out: self.device.alloc(self.attention.shape().out_len(1024)).unwrap(),
         };
@@ -147,20 +180,56 @@ impl Rig {
             to.iter_mut().zip(from).for_each(|(to, &from)| *to = bf16::from_f32(from));
         }
         self.stream.upload(&q, &mut loaded.q, 0).unwrap();
+        self.reload_qkv(rows, loaded);
         self.stream.upload(&vec![UNTOUCHED; loaded.out.len()], &mut loaded.out, 0).unwrap();
     }
 
-    pub fn launch(&mut self, kind: LayerType, loaded: &mut Loaded) {
-        let Loaded { q, sinks, out } = loaded;
-        let (stream, step, pool) = (&self.stream, &self.step, &self.pool);
-        self.attention.forward(stream, kind, step, pool, sinks, q, &mut self.workspace, out).unwrap();
+    /// Angles of 0: nothing turns.
+    fn reload_qkv(&mut self, rows: &[Span], loaded: &mut Loaded) {
+        let Shape { heads, kv_heads, head_dim, .. } = self.shape;
+        let (mut qkv, turns) = (vec![f32::NAN; loaded.qkv.len()], [1.0, 0.0].repeat(loaded.turns.len() / 2));
+        let tokens = rows.iter().flat_map(|row| (row.start..row.start + row.n_tokens).map(|at| (row.sequence, at)));
+        for (to, (sequence, position)) in qkv.chunks_exact_mut((heads + 2 * kv_heads) * head_dim).zip(tokens) {
+            let of = &self.sequences[sequence];
+            let (q, kv) = to.split_at_mut(heads * head_dim);
+            let (k, v) = kv.split_at_mut(kv_heads * head_dim);
+            for (to, from) in [(q, &of.q), (k, &of.k), (v, &of.v)] {
+                to.copy_from_slice(&from[position * to.len()..][..to.len()]);
+            }
+        }
+        self.stream.upload(&qkv, &mut loaded.qkv, 0).unwrap();
+        self.stream.upload(&turns, &mut loaded.turns, 0).unwrap();
+    }
+
+    pub fn launch(&mut self, kind: LayerType, way: Way, loaded: &mut Loaded) {
+        let Self { attention, stream, step, pool, workspace, .. } = self;
+        queue(attention, stream, kind, way, step, pool, workspace, loaded).unwrap();
     }
 
     /// What [`Rig::launch`] queues, as a graph.
-    pub fn record(&mut self, kind: LayerType, loaded: &mut Loaded) -> Graph {
-        let Loaded { q, sinks, out } = loaded;
-        let (stream, step, pool, workspace) = (&self.stream, &self.step, &self.pool, &mut self.workspace);
-        stream.capture(|| self.attention.forward(stream, kind, step, pool, sinks, q, workspace, out)).unwrap()
+    pub fn record(&mut self, kind: LayerType, way: Way, loaded: &mut Loaded) -> Graph {
+        let Self { attention, stream, step, pool, workspace, .. } = self;
+        stream.capture(|| queue(attention, stream, kind, way, step, pool, workspace, loaded)).unwrap()
+    }
+
+    /// Rows' last keys and values are NaN in the pools again.
+    pub fn forget_last(&mut self) {
+        let Stored { keys, values, last } = &self.stored;
+        let (mut keys, mut values) = (keys.clone(), values.clone());
+        for &at in last {
+            (keys[at], values[at]) = (bf16::NAN, bf16::NAN);
+        }
+        self.pool.upload(&self.stream, &keys, &values).unwrap();
+    }
+
+    /// The pools hold all keys and values, and nothing else was written.
+    pub fn check_stored(&self) {
+        let (keys, values) = self.pool.download(&self.stream).unwrap();
+        for (found, expect) in [(keys, &self.stored.keys), (values, &self.stored.values)] {
+            // Turned by an angle of 0, -0 may be 0.
+            let differs = |(found, expect): (&bf16, &bf16)| found.to_bits() != expect.to_bits() && found != expect;
+            assert_eq!(found.iter().zip(expect).position(differs), None, "element of the pool");
+        }
     }
 
     /// `[tokens, q_dim]`; and nothing else was written.
@@ -190,7 +259,7 @@ impl Rig {
         let mut blocks = blocks.into_iter();
         let len = (self.n_blocks + 1) * self.shape.kv_heads * BLOCK_SIZE * self.shape.head_dim;
         let (mut keys, mut values) = (vec![bf16::NAN; len], vec![bf16::NAN; len]);
-        let mut batch = Batch::default();
+        let (mut batch, mut last) = (Batch::default(), Vec::new());
         for row in rows {
             let end = row.start + row.n_tokens;
             let first = match kind {
@@ -203,8 +272,14 @@ impl Rig {
             let table: Vec<u32> = (0..end.div_ceil(BLOCK_SIZE)).map(entry).collect();
             for position in first..end {
                 let slot = table[position / BLOCK_SIZE] as usize * BLOCK_SIZE + position % BLOCK_SIZE;
-                self.put(&mut keys, slot, &self.sequences[row.sequence].k, position);
-                self.put(&mut values, slot, &self.sequences[row.sequence].v, position);
+                let of = &self.sequences[row.sequence];
+                for (i, at) in self.elements(slot).enumerate() {
+                    let from = position * self.shape.kv_heads * self.shape.head_dim + i;
+                    (keys[at], values[at]) = (bf16::from_f32(of.k[from]), bf16::from_f32(of.v[from]));
+                    if position + 1 == end {
+                        last.push(at);
+                    }
+                }
             }
             // The other kind's table is not looked at.
             let other = vec![0; table.len()];
@@ -217,18 +292,20 @@ impl Rig {
             batch.rows.push(Row { n_tokens, start, block_tables, n_logits: 0, sampling: None });
         }
         self.pool.upload(&self.stream, &keys, &values).unwrap();
+        self.stored = Stored { keys, values, last };
         batch
     }
 
-    fn put(&self, pool: &mut [bf16], slot: usize, from: &[f32], position: usize) {
+    /// Where the elements of a token's heads lie, in order.
+    fn elements(&self, slot: usize) -> impl Iterator<Item = usize> + use<> {
         let Shape { kv_heads, head_dim, .. } = self.shape;
         let (block, r) = (slot / BLOCK_SIZE, slot % BLOCK_SIZE);
         // Rows of 128 bytes are swizzled by 8 rows, rows of 64 by pairs of them.
         let swizzle = if head_dim == 64 { r % 8 } else { (r / 2) % 4 };
-        for (head, dim) in (0..kv_heads).flat_map(|head| (0..head_dim).map(move |dim| (head, dim))) {
-            let at = ((block * kv_heads + head) * BLOCK_SIZE + r) * head_dim + ((dim / 8) ^ swizzle) * 8 + dim % 8;
-            pool[at] = bf16::from_f32(from[(position * kv_heads + head) * head_dim + dim]);
-        }
+        let heads = (0..kv_heads).flat_map(move |head| (0..head_dim).map(move |dim| (head, dim)));
+        heads.map(move |(head, dim)| {
+            ((block * kv_heads + head) * BLOCK_SIZE + r) * head_dim + ((dim / 8) ^ swizzle) * 8 + dim % 8
+        })
     }
 
     /// Of the rows' tokens, every `every`-th and the last, against float64; of the heads, the first and the last of each
@@ -260,5 +337,22 @@ impl Rig {
         }
         let error = f64::sqrt(difference / norm);
         assert!(error <= MAX_ERROR, "{:?}, {kind:?}, {rows:?}: off by {error:.2e}", self.shape);
+    }
+}
+
+fn queue(
+    attention: &Attention,
+    stream: &Stream,
+    kind: LayerType,
+    way: Way,
+    step: &StepMeta,
+    pool: &mut KvPool,
+    workspace: &mut AttentionWorkspace,
+    loaded: &mut Loaded,
+) -> Result<(), AttentionError> {
+    let Loaded { q, qkv, turns, sinks, out } = loaded;
+    match way {
+        Way::Forward => attention.forward(stream, kind, step, pool, sinks, q, workspace, out),
+        Way::Rope => attention.rope_forward(stream, kind, step, qkv, turns, pool, sinks, workspace, out),
     }
 }

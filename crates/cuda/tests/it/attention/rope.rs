@@ -1,7 +1,7 @@
 //! Rotary embedding, and where keys and values go.
 
 use half::bf16;
-use tessera_cuda::{Attention, KvPool, StepMeta};
+use tessera_cuda::{Attention, AttentionError, KvPool, StepMeta};
 use tessera_model::LayerType::{self, Full, Sliding};
 use tessera_model::rope::YarnTable;
 use tessera_model::{BLOCK_SIZE, Batch, BlockTables, Limits, Row};
@@ -119,6 +119,102 @@ fn check(shape: Shape, kind: LayerType, rows: &[(usize, usize)], bucket: Option<
         assert!(pool[..nobodys].iter().all(|&x| x == UNTOUCHED), "written elsewhere in the pool");
         assert_eq!(pool[nobodys..].iter().any(|&x| x != UNTOUCHED), n_real < n_tokens);
     }
+}
+
+/// Keys, values and results of steps of rows of one token are those of the kernels that turn, store and attend one after the
+/// other: at the edges of blocks, tiles and splits, and in parts of a row that others merge.
+#[test]
+fn attention_that_turns_has_the_same_bits() {
+    let Some(device) = gpu() else { return };
+    let starts = [0, 1, 15, 16, 62, 63, 64, 127, 128, 129, 254, 255, 256, 511, 3000];
+    for shape in [shape(64, 8, 2, 128), shape(64, 16, 1, 16), shape(32, 5, 2, 64), shape(32, 1, 3, 8)] {
+        let (config, stream) = (config(shape, 4096), device.stream().unwrap());
+        let attention = Attention::load(&device, &config).unwrap();
+        let limits = Limits { full_blocks: 512, sliding_blocks: 512, max_step_tokens: 64 };
+        let mut step = StepMeta::new(&device, &config, &limits, 32).unwrap();
+        let mut blocks: Vec<u32> = (0..512).collect();
+        let mut random = Random(4);
+        random.shuffle(&mut blocks);
+        let mut blocks = blocks.into_iter();
+        let mut batch = Batch { tokens: vec![1; starts.len()], rows: vec![] };
+        for start in starts {
+            let full: Vec<u32> = blocks.by_ref().take(start / BLOCK_SIZE + 1).collect();
+            let block_tables = BlockTables { sliding: full.clone(), full };
+            batch.rows.push(Row { n_tokens: 1, start, block_tables, n_logits: 0, sampling: None });
+        }
+        let mut normal = |n: usize| -> Vec<f32> { (0..n).map(|_| random.normal() as f32).collect() };
+        let len = 513 * BLOCK_SIZE * config.kv_dim();
+        let [keys, values] =
+            [normal(len), normal(len)].map(|all| all.into_iter().map(bf16::from_f32).collect::<Vec<_>>());
+        let mut qkv = device.alloc(20 * config.qkv_dim()).unwrap();
+        stream.upload(&normal(qkv.len()), &mut qkv, 0).unwrap();
+        let mut sinks = device.alloc(shape.heads).unwrap();
+        stream.upload(&normal(shape.heads), &mut sinks, 0).unwrap();
+        let mut workspace = attention.workspace(&device, 32).unwrap();
+        for (kind, bucket) in [(Full, None), (Sliding, None), (Full, Some(20)), (Sliding, Some(20))] {
+            step.fill(&batch, bucket).unwrap();
+            step.send(&stream).unwrap();
+            let mut turns = device.alloc(20 * shape.head_dim).unwrap();
+            attention.turn(&stream, &step, &mut turns).unwrap();
+            let [one_by_one, at_once] = [false, true].map(|at_once| {
+                let mut pool = KvPool::new(&device, attention.shape(), 512).unwrap();
+                pool.upload(&stream, &keys, &values).unwrap();
+                let mut out = device.alloc(attention.shape().out_len(20)).unwrap();
+                stream.upload(&vec![UNTOUCHED; out.len()], &mut out, 0).unwrap();
+                let (workspace, pool) = (&mut workspace, &mut pool);
+                if at_once {
+                    let (qkv, turns, sinks) = (&qkv, &turns, &sinks);
+                    attention.rope_forward(&stream, kind, &step, qkv, turns, pool, sinks, workspace, &mut out).unwrap();
+                } else {
+                    let mut q = device.alloc(20 * config.q_dim()).unwrap();
+                    attention.rope_store(&stream, kind, &step, &qkv, &turns, &mut q, pool).unwrap();
+                    attention.forward(&stream, kind, &step, pool, &sinks, &q, workspace, &mut out).unwrap();
+                }
+                let mut found = vec![bf16::ZERO; out.len()];
+                stream.download(&out, 0, &mut found).unwrap();
+                let (keys, values) = pool.download(&stream).unwrap();
+                // The last block is nobody's.
+                let nobodys = len - BLOCK_SIZE * config.kv_dim();
+                [found, keys[..nobodys].to_vec(), values[..nobodys].to_vec()]
+                    .map(|all| all.into_iter().map(bf16::to_bits).collect::<Vec<_>>())
+            });
+            for (what, (at_once, one_by_one)) in ["out", "keys", "values"].iter().zip(at_once.iter().zip(&one_by_one)) {
+                let differ = at_once.iter().zip(one_by_one).position(|(a, b)| a != b);
+                assert_eq!(differ, None, "{shape:?}, {kind:?}, bucket {bucket:?}: {what}");
+            }
+            let untouched =
+                keys[..at_once[1].len()].iter().zip(&at_once[1]).filter(|(a, b)| a.to_bits() == **b).count();
+            let fresh = starts.len() * config.kv_dim();
+            assert!((at_once[1].len() - fresh..at_once[1].len() - fresh / 2).contains(&untouched), "keys are stored");
+        }
+    }
+}
+
+#[test]
+fn attention_that_turns_is_for_rows_of_one_token() {
+    let Some(device) = gpu() else { return };
+    let (shape, stream) = (shape(64, 8, 2, 128), device.stream().unwrap());
+    let config = config(shape, 512);
+    let attention = Attention::load(&device, &config).unwrap();
+    let limits = Limits { full_blocks: N_BLOCKS, sliding_blocks: N_BLOCKS, max_step_tokens: 64 };
+    let mut step = StepMeta::new(&device, &config, &limits, 8).unwrap();
+    let mut pool = KvPool::new(&device, attention.shape(), N_BLOCKS).unwrap();
+    let mut workspace = attention.workspace(&device, 8).unwrap();
+    let (qkv, turns) = (device.alloc(3 * config.qkv_dim()).unwrap(), device.alloc(3 * shape.head_dim).unwrap());
+    let (sinks, mut out) = (device.alloc(shape.heads).unwrap(), device.alloc(attention.shape().out_len(3)).unwrap());
+    for (rows, expect) in [(&[(4, 1), (0, 2)][..], Err(AttentionError::LongRows)), (&[(4, 1), (7, 1)], Ok(()))] {
+        step.fill(&batch(rows), None).unwrap();
+        step.send(&stream).unwrap();
+        let found =
+            attention.rope_forward(&stream, Full, &step, &qkv, &turns, &mut pool, &sinks, &mut workspace, &mut out);
+        assert_eq!(found, expect);
+    }
+    let short = device.alloc(2 * config.qkv_dim() - 1).unwrap();
+    let found =
+        attention.rope_forward(&stream, Full, &step, &short, &turns, &mut pool, &sinks, &mut workspace, &mut out);
+    let expected = 2 * config.qkv_dim();
+    assert_eq!(found, Err(AttentionError::TooShort { what: "qkv", expected, found: expected - 1 }));
+    stream.synchronize().unwrap();
 }
 
 /// Blocks 5 b + 3 r, modulo the pool's size; kinds differ.

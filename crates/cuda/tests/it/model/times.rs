@@ -25,6 +25,10 @@ fn every_stage_is_timed_in_its_order() {
             // The first norm is a stage of its own; every other is part of the layer before.
             let found = names(Some(layer)).join(", ");
             let attend = if layer % 2 == 0 { "attend sliding" } else { "attend full" };
+            // One stage, but for the names, where every row has one token.
+            let rope_attend = format!("rope_store, {attend}");
+            let n_stages = times.iter().filter(|stage| stage.layer == Some(layer) && stage.name == rope_attend).count();
+            assert_eq!(n_stages, usize::from(n_tokens == 1), "layer {layer}");
             let first = if layer == 0 { "attn_norm, " } else { "" };
             let last = if layer + 1 < config.num_hidden_layers { ", attn_norm" } else { "" };
             let expect = format!(
