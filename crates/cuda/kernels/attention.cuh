@@ -24,7 +24,7 @@
 
 struct AttentionArgs {
     const uint32_t* step;     // StepHeader, and what it tells of
-    const __nv_bfloat16* q;   // [tokens, heads, head_dim]; not read by kernels that turn, which alone read the next two
+    const __nv_bfloat16* q;   // [tokens, heads, head_dim]; kernels that turn read the next two instead
     const float* qkv;         // [tokens, (heads + 2 kv_heads) * head_dim]: queries, keys, values
     const float2* turns;      // [tokens, head_dim / 2]: cosine and sine
     uint8_t* keys;            // [blocks, kv_heads, 16, head_dim] bf16; written by kernels that turn

@@ -63,7 +63,7 @@ class Copier {
     }
 
     __device__ __forceinline__ bool is_done() const { return units.begin >= units.end; }
-    // Whether the next copy has the token that this step adds.
+    // Whether the next copy has the row's new token.
     __device__ __forceinline__ bool is_new() const { return tile == unit.new_tile(); }
 
     // Starts the next copy, to the stage after the last one's, which nobody reads any more.
@@ -154,7 +154,7 @@ __device__ __forceinline__ void turn_queries(const float* const (&rows)[2], cons
 // A new token's key, turned, and value of a key-value head. A lane has two elements of each half of the key, if there are so
 // many, and two of the value.
 template <int kHeadDim>
-struct NewRow {
+struct NewToken {
     static constexpr uint32_t kHalf = kHeadDim / 2;
     uint32_t first, second, value;
 
@@ -207,19 +207,19 @@ struct NewRow {
     }
 };
 
-// The sums of one split. `fresh` is put in its tile by kernels that turn: what is copied there is older.
+// The sums of one split. `new_token` is put in its tile by kernels that turn: what is copied there is older.
 template <int kHeadDim, bool kTurns>
 __device__ __forceinline__ void sum_split(const AttentionArgs& args, const Unit& unit, uint32_t split, const uint32_t (&queries)[kHeadDim / 16][4],
-                                          const NewRow<kHeadDim>& fresh, uint8_t (*ring)[Tile<kHeadDim>::kBytes], uint64_t* full, Ring& stages,
+                                          const NewToken<kHeadDim>& new_token, uint8_t (*ring)[Tile<kHeadDim>::kBytes], uint64_t* full, Ring& stages,
                                           Copier<kHeadDim>& copier, Sums<kHeadDim>& sums) {
     const uint32_t position = unit.item.position;
     for (uint32_t tile = unit.begin_tile(split); tile < unit.end_tile(split); tile++) {
         float scores[8][4], old_weights[2];
         uint32_t weights[4][4];
-        const bool is_edge = unit.is_edge(tile), is_fresh = kTurns && tile == unit.new_tile();
+        const bool is_edge = unit.is_edge(tile), is_new = kTurns && tile == unit.new_tile();
         barrier_wait(shared_address(full + stages.stage), stages.parity);
-        if (is_fresh) {
-            fresh.put_key(ring[stages.stage], position % kTileKeys);
+        if (is_new) {
+            new_token.put_key(ring[stages.stage], position % kTileKeys);
             proxy_fence();
             __syncwarp();
         }
@@ -233,11 +233,11 @@ __device__ __forceinline__ void sum_split(const AttentionArgs& args, const Unit&
         sums.scale(old_weights);
         barrier_wait(shared_address(full + stages.stage), stages.parity);
         if (is_edge) hide_values<kHeadDim>(ring[stages.stage], tile, unit.first, position, threadIdx.x % 32, 32);
-        if (is_fresh) {
-            fresh.put_value(ring[stages.stage], position % kTileKeys);
+        if (is_new) {
+            new_token.put_value(ring[stages.stage], position % kTileKeys);
             proxy_fence();
         }
-        if (is_edge || is_fresh) __syncwarp();
+        if (is_edge || is_new) __syncwarp();
         mma_outs<kHeadDim>(sums.outs, weights, shared_address(ring[stages.stage]));
         __syncwarp();
         copier.copy();
@@ -278,13 +278,14 @@ __device__ __forceinline__ void attend(const AttentionArgs& args, const DecodeIt
         const uint32_t head = unit.kv_head * args.group;
         const bool has_row = g < args.group, has_row_8 = g + 8 < args.group;
         uint32_t queries[kHeadDim / 16][4];
-        NewRow<kHeadDim> fresh;
+        NewToken<kHeadDim> new_token;
         if constexpr (kTurns) {
-            const auto loaded = NewRow<kHeadDim>::load(args, unit);
+            // Before the queries' loads are waited for; a unit that has no use for it would have to wait to tell.
+            const auto loaded = NewToken<kHeadDim>::load(args, unit);
             const float* q = qkv_at<kHeadDim>(args, unit.item.token, head + g);
             turn_queries<kHeadDim>({has_row ? q : nullptr, has_row_8 ? q + 8 * kHeadDim : nullptr},
                                    args.turns + unit.item.token * (kHeadDim / 2), queries);
-            fresh.take(loaded);
+            new_token.take(loaded);
         } else {
             const __nv_bfloat16* q = args.q + (size_t(unit.item.token) * args.kv_heads * args.group + head + g) * kHeadDim;
             load_queries<kHeadDim>({has_row ? q : nullptr, has_row_8 ? q + 8 * kHeadDim : nullptr}, queries);
@@ -292,14 +293,14 @@ __device__ __forceinline__ void attend(const AttentionArgs& args, const DecodeIt
         Sums<kHeadDim> total, span;
         for (uint32_t split = unit.item.first_split; split < unit.end_split(); split++) {
             Sums<kHeadDim> sums;
-            sum_split<kHeadDim, kTurns>(args, unit, split, queries, fresh, ring, full, stages, copier, sums);
+            sum_split<kHeadDim, kTurns>(args, unit, split, queries, new_token, ring, full, stages, copier, sums);
             span.merge(sums);
             if ((split + 1) % kSpanSplits == 0 || split + 1 == unit.end_split()) {
                 total.merge(span);
                 span.clear();
             }
         }
-        if (kTurns && unit.has_new()) fresh.store(args, unit);
+        if (kTurns && unit.has_new()) new_token.store(args, unit);
         if (unit.item.partial != kNoPartial) {
             store_partial<kHeadDim>(args, unit, total);
             continue;
@@ -450,7 +451,8 @@ __device__ __forceinline__ void decode(const AttentionArgs& args) {
         barrier_init_fence();
     }
     __syncwarp();
-    // The step, and what earlier steps stored, have been there since before the kernel that this one may overlap.
+    // The step, and what earlier steps stored, have been there since before the kernel that this one may overlap. Kernels that turn
+    // copy the new token's place as well: its warp alone writes it, and puts the new key and value in the copy.
     const StepHeader header = *reinterpret_cast<const StepHeader*>(args.step);
     const uint32_t n_items = args.window ? header.n_sliding_items : header.n_full_items;
     const DecodeItem* items = reinterpret_cast<const DecodeItem*>(args.step + (args.window ? header.sliding_items : header.full_items));
@@ -463,6 +465,7 @@ __device__ __forceinline__ void decode(const AttentionArgs& args) {
     Copier<kHeadDim> copier(args, items, units, ring, full);
     uint32_t n_early = 0;
     for (; n_early < kStages && !copier.is_done() && (kTurns || !copier.is_new()); n_early++) copier.copy();
+    // Read while there is nothing else to do.
     const Unit first(args, items, units.begin < units.end ? units.begin : 0);
     grid_launch_next();
     grid_wait_for_previous();

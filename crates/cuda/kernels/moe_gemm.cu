@@ -47,6 +47,10 @@ using Prefill = Body<3, 176, 16, 2, 3, 2>;
 // registers then, gives Mid one instruction more for each product.
 template <class B>
 constexpr bool kCountsStrips = std::is_same_v<B, Prefill>;
+template <class B, Epilogue E>
+constexpr bool kCounts = kCountsStrips<B> && E == Epilogue::SwiGlu;
+template <class B, Epilogue E>
+constexpr bool kWaits = kCountsStrips<B> && E == Epilogue::Plain;
 
 template <class B>
 struct Stage {
@@ -165,11 +169,10 @@ __device__ __forceinline__ void produce(const MoeGemmArgs& args, Shared<B>& shar
         copy_weights(args, shared, at, n_ahead);
         at.next(args, shared, plan);
     }
-    constexpr bool waits = kCountsStrips<B> && E == Epilogue::Plain;
-    const bool goes_by_counts = waits && args.strips_done != nullptr;
+    const bool goes_by_counts = kWaits<B, E> && args.strips_done != nullptr;
     if (E == Epilogue::Plain && !goes_by_counts) grid_wait_for_previous();
     for (uint32_t i = 0; i < n_ahead; i++) {
-        if constexpr (waits) arrivals.wait(args, shared, waiting.tile);
+        if constexpr (kWaits<B, E>) arrivals.wait(args, shared, waiting.tile);
         copy_tokens(args, shared, waiting, i);
         waiting.next(args, shared, plan);
         ring.next(B::Stages);
@@ -177,7 +180,7 @@ __device__ __forceinline__ void produce(const MoeGemmArgs& args, Shared<B>& shar
     for (; at.index < plan.n_tiles; ring.next(B::Stages)) {
         barrier_wait(shared_address(&shared.empty[ring.stage]), ring.parity ^ 1);
         copy_weights(args, shared, at, ring.stage);
-        if constexpr (waits) arrivals.wait(args, shared, at.tile);
+        if constexpr (kWaits<B, E>) arrivals.wait(args, shared, at.tile);
         copy_tokens(args, shared, at, ring.stage);
         at.next(args, shared, plan);
     }
@@ -277,7 +280,7 @@ __device__ __forceinline__ void consume(const MoeGemmArgs& args, Shared<B>& shar
                 barrier_arrive(shared_address(&shared.empty[ring.stage]));
             }
         }
-        if (kCountsStrips<B> && E == Epilogue::SwiGlu && args.strips_done != nullptr) {
+        if (kCounts<B, E> && args.strips_done != nullptr) {
             barrier_wait(shared_address(&shared.noticed), index / gridDim.x % 2 ^ 1);
             barrier_arrive(shared_address(&shared.stored));
         }
@@ -293,7 +296,7 @@ __device__ __forceinline__ void moe_gemm(const MoeGemmArgs& args) {
             barrier_init(shared_address(&shared.full[i]), 1);
             barrier_init(shared_address(&shared.empty[i]), B::Consumers * 128);
         }
-        if constexpr (kCountsStrips<B> && E == Epilogue::SwiGlu) {
+        if constexpr (kCounts<B, E>) {
             barrier_init(shared_address(&shared.stored), B::Consumers * 128);
             barrier_init(shared_address(&shared.noticed), 1);
         }
@@ -306,7 +309,7 @@ __device__ __forceinline__ void moe_gemm(const MoeGemmArgs& args) {
     if (threadIdx.x < 128) {
         registers_shrink<B::CopierRegisters>();
         if (threadIdx.x < 32) produce<B, E>(args, shared, plan);
-        if (kCountsStrips<B> && E == Epilogue::SwiGlu && threadIdx.x == 32 && args.strips_done != nullptr) {
+        if (kCounts<B, E> && threadIdx.x == 32 && args.strips_done != nullptr) {
             count_strips(args, shared, plan);
         }
     } else {

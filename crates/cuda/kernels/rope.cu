@@ -13,6 +13,8 @@
 #include "rope.cuh"
 
 constexpr uint32_t kMaxHalf = 32;
+// Of a token that is padding: its key and value are stored nowhere.
+constexpr uint32_t kNoSlot = ~0u;
 
 struct TurnArgs {
     const uint32_t* positions;  // [tokens]
@@ -27,7 +29,7 @@ static_assert(sizeof(TurnArgs) == 160);
 struct RopeStoreArgs {
     const float* qkv;        // [tokens, (heads + 2 kv_heads) * head_dim]: queries, keys, values
     const float2* turns;     // [tokens, head_dim / 2]
-    const uint32_t* slots;   // [tokens]: block * 16 + position % 16
+    const uint32_t* slots;   // [tokens]: block * 16 + position % 16, or kNoSlot
     __nv_bfloat16* q;        // [tokens, heads * head_dim]
     uint8_t* keys;           // [blocks, kv_heads, 16, head_dim] bf16, in the order of attention.cuh
     uint8_t* values;         // the same
@@ -115,6 +117,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) rope_store(const __grid_c
     }
     const bool is_value = head >= args.heads + args.kv_heads;
     const uint32_t kv_head = head - args.heads - (is_value ? args.kv_heads : 0), slot = args.slots[token], row = slot % 16;
+    if (slot == kNoSlot) return;
     uint8_t* to = (is_value ? args.values : args.keys) + ((size_t(slot / 16) * args.kv_heads + kv_head) * 16 + row) * args.head_dim * 2;
     const uint32_t swizzle = args.head_dim == 64 ? row % 8 : row / 2 % 4;
     first.store(to + (part ^ swizzle) * 16);

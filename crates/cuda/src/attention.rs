@@ -84,10 +84,10 @@ impl AttentionShape {
     }
 }
 
-/// A layer's keys and values: blocks of 16 positions, and one more that is nobody's, where padding is stored.
+/// A layer's keys and values, in blocks of 16 positions.
 pub struct KvPool {
     shape: AttentionShape,
-    pub(crate) keys: Buffer<bf16>, // [blocks + 1, kv_heads, 16, head_dim], pieces of 16 bytes permuted; see `element`
+    pub(crate) keys: Buffer<bf16>, // [blocks, kv_heads, 16, head_dim], pieces of 16 bytes permuted; see `element`
     pub(crate) values: Buffer<bf16>, // the same
 }
 
@@ -103,7 +103,7 @@ impl KvPool {
     }
 
     fn len(shape: AttentionShape, n_blocks: usize) -> usize {
-        (n_blocks + 1) * shape.kv_heads * BLOCK_SIZE * shape.head_dim
+        n_blocks * shape.kv_heads * BLOCK_SIZE * shape.head_dim
     }
 
     /// Where element `dim` of a key (or value) head lies, for a slot `block * 16 + position % 16`.
@@ -217,7 +217,8 @@ impl Attention {
         Ok(self.kernels.turn(stream, &args)?)
     }
 
-    /// `qkv` `[tokens, qkv_dim]`: queries, turned, to `q` `[tokens, q_dim]`; keys, turned, and values to their slots.
+    /// `qkv` `[tokens, qkv_dim]`: queries, turned, to `q` `[tokens, q_dim]`; keys, turned, and values to their slots, padding's
+    /// nowhere.
     pub fn rope_store(
         &self,
         stream: &Stream,
@@ -267,18 +268,17 @@ impl Attention {
         long_enough("q", q, step.n_tokens() * self.shape.q_dim())?;
         let Some(args) = self.args(kind, step, pool, sinks, workspace, out)? else { return Ok(()) };
         let args = AttentionArgs { q: q.address(), ..args };
-        let n_tiles = step.header().n_tiles;
-        if step.has_decode() || n_tiles == 0 {
+        if step.has_decode() || !step.has_prefill() {
             self.kernels.decode(stream, &args)?;
         }
-        if n_tiles > 0 {
-            self.kernels.prefill(stream, n_tiles, &args)?;
+        if step.has_prefill() {
+            self.kernels.prefill(stream, step.header().n_tiles, &args)?;
         }
         Ok(())
     }
 
     /// [`Attention::rope_store`] and [`Attention::forward`] in one kernel, for a step whose rows have one token each. It
-    /// launches the same whatever the rows: it may be recorded. What padding has is stored nowhere.
+    /// launches the same whatever the rows: it may be recorded.
     pub fn rope_forward(
         &self,
         stream: &Stream,

@@ -158,21 +158,18 @@ impl Forward {
         let mut done = |name| done(Some(layer), name);
         self.qkv(stream, layer)?;
         done("qkv")?;
-        let kind = self.kinds[layer];
+        let (alone, fused) = match self.kinds[layer] {
+            LayerType::Full => ("attend full", "rope_store, attend full"),
+            LayerType::Sliding => ("attend sliding", "rope_store, attend sliding"),
+        };
         if self.step.has_prefill() {
             self.rope_store(stream, layer)?;
             done("rope_store")?;
             self.attend(stream, layer)?;
-            done(match kind {
-                LayerType::Full => "attend full",
-                LayerType::Sliding => "attend sliding",
-            })?;
+            done(alone)?;
         } else {
             self.rope_attend(stream, layer)?;
-            done(match kind {
-                LayerType::Full => "rope_store, attend full",
-                LayerType::Sliding => "rope_store, attend sliding",
-            })?;
+            done(fused)?;
         }
         self.attn_out(stream, layer)?;
         done("attn_out")?;

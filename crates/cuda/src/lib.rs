@@ -37,5 +37,7 @@ pub use moe::{
     MoeWorkspace, Swiglu,
 };
 pub use sampling::{MAX_VOCAB, RowSampling, Sampled, Sampler};
-pub use step::{DecodeItem, DecodeMerge, NO_PARTIAL, PAD_TOKEN, PrefillTile, StepHeader, StepMeta, StepMetaError};
+pub use step::{
+    DecodeItem, DecodeMerge, NO_PARTIAL, NO_SLOT, PAD_TOKEN, PrefillTile, StepHeader, StepMeta, StepMetaError,
+};
 pub use steps::{NormOut, Steps, StepsError};

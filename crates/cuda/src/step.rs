@@ -8,7 +8,7 @@
 //! | header | 16 | [`StepHeader`]: how many work items there are, and at which word of the array |
 //! | tokens | `T` | token ids; [`PAD_TOKEN`] for padding |
 //! | positions | `T` | of each token in its sequence; 0 for padding |
-//! | full slots | `T` | `block * 16 + position % 16`: where the token's keys and values go in a full layer's pool |
+//! | full slots | `T` | `block * 16 + position % 16`: where the token's keys and values go in a full layer's pool; [`NO_SLOT`] for padding |
 //! | sliding slots | `T` | the same in a sliding layer's pool |
 //! | logit tokens | `L` | of each vector of logits, the index of its token in the step |
 //! | samplings | `8 S` | [`RowSampling`], one for each row that samples, in row order |
@@ -40,8 +40,10 @@ pub(crate) use plan::max_partials;
 
 /// In the place of a token where a step is padded.
 pub const PAD_TOKEN: u32 = u32::MAX;
-/// The most slots of a pool that words can count.
-const MAX_POOL_BLOCKS: usize = (u32::MAX as usize) / BLOCK_SIZE - 1;
+/// In the place of a slot where a step is padded.
+pub const NO_SLOT: u32 = u32::MAX;
+/// The most blocks of a pool whose slots words can count.
+const MAX_POOL_BLOCKS: usize = (NO_SLOT as usize) / BLOCK_SIZE;
 
 /// As `StepHeader` of `step.cuh`. Offsets are in words from the array's start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]

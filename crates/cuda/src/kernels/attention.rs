@@ -37,16 +37,16 @@ const ROPE_ELEMENTS: usize = 16;
 #[repr(C)]
 pub(crate) struct AttentionArgs {
     pub step: Address,         // StepHeader, and what it tells of
-    pub q: Address, // [tokens, heads, head_dim] bf16; not read by `decode_rope`, which alone reads the next two
-    pub qkv: Address, // [tokens, (heads + 2 kv_heads) * head_dim]
-    pub turns: Address, // [tokens, head_dim / 2, 2]
-    pub keys: Address, // [blocks, kv_heads, 16, head_dim] bf16
-    pub values: Address, // the same
-    pub sinks: Address, // [heads]
-    pub out: Address, // panels of [tokens, heads * head_dim] bf16
+    pub q: Address,            // [tokens, heads, head_dim] bf16; `decode_rope` reads the next two instead
+    pub qkv: Address,          // [tokens, (heads + 2 kv_heads) * head_dim]
+    pub turns: Address,        // [tokens, head_dim / 2, 2]
+    pub keys: Address,         // [blocks, kv_heads, 16, head_dim] bf16
+    pub values: Address,       // the same
+    pub sinks: Address,        // [heads]
+    pub out: Address,          // panels of [tokens, heads * head_dim] bf16
     pub partial_sums: Address, // [partials, heads, 2]
     pub partial_outs: Address, // [partials, heads, head_dim]
-    pub arrivals: Address, // [merges, kv_heads, 2]
+    pub arrivals: Address,     // [merges, kv_heads, 2]
     pub token_groups: u32,
     pub kv_heads: u32,
     pub group: u32,

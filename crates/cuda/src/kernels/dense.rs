@@ -341,6 +341,8 @@ mod tests {
     const TINY: DenseShape = DenseShape { rows: 1, cols: 32 };
     const LONG: DenseShape = DenseShape { rows: 96, cols: crate::dense::MAX_COLS };
     const SHAPES: [DenseShape; 5] = [QKV, O, HEAD, TINY, LONG];
+    /// With fewer, [`SMALL`] does not read fast enough.
+    const FEWEST_SMALL_STAGES: u32 = 6;
 
     #[test]
     fn every_product_fits_a_multiprocessor() {
@@ -356,7 +358,8 @@ mod tests {
             for body in [&SMALL, &MID, &WIDE] {
                 let (launch, args) = body.tile(shape, n_tokens, 132).launch(body, DenseArgs::zeroed());
                 // A stage is free when the next one's products are on their way.
-                assert!(args.stages >= 2, "{what}");
+                let fewest = if body.name == SMALL.name { FEWEST_SMALL_STAGES } else { 2 };
+                assert!(args.stages >= fewest, "{what}");
                 assert!((launch.smem_bytes as usize) <= body.smem_bytes.max(APART_SMEM_BYTES as usize), "{what}");
                 assert_eq!(args.stages as usize % body.copiers.max(1), 0, "{what}");
                 assert!(args.tile_units as usize <= body.consumers * body.units, "{what}");

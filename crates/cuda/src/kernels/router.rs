@@ -60,7 +60,7 @@ impl RouterKernels {
     }
 
     /// A block per strip and some tokens, each of which norms: for few tokens. The fewer a block has, the sooner it is done: as
-    /// few as there are multiprocessors for.
+    /// few as there are multiprocessors for, and 8 at most.
     pub fn norm_router(&self, stream: &Stream, args: &NormRouterArgs) -> Result<(), DeviceError> {
         let (strips, _) = grid(&args.router);
         let most_blocks = (self.n_sms / strips).max(1);

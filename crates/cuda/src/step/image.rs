@@ -58,8 +58,6 @@ impl Size {
 pub(super) struct Capacity {
     pub max_rows: usize,
     pub max_tokens: usize,
-    full_blocks: usize,
-    sliding_blocks: usize,
     /// Of a sequence.
     max_blocks: usize,
     sliding_window: usize,
@@ -81,8 +79,6 @@ impl Capacity {
         let capacity = Self {
             max_rows,
             max_tokens: limits.max_step_tokens,
-            full_blocks: limits.full_blocks,
-            sliding_blocks: limits.sliding_blocks,
             max_blocks: config.max_position_embeddings.div_ceil(BLOCK_SIZE),
             sliding_window: config.sliding_window,
             kv_heads: config.num_key_value_heads,
@@ -178,10 +174,6 @@ impl Image {
             }
         }
         for kind in [LayerType::Full, LayerType::Sliding] {
-            let blocks = match kind {
-                LayerType::Full => self.capacity.full_blocks,
-                LayerType::Sliding => self.capacity.sliding_blocks,
-            };
             let slots = &mut self.words[size.slots(kind)..][..size.n_tokens];
             for (range, row) in batch.rows_with_ranges() {
                 for (slot, position) in slots[range].iter_mut().zip(row.start..) {
@@ -189,9 +181,7 @@ impl Image {
                     *slot = block * BLOCK_SIZE as u32 + (position % BLOCK_SIZE) as u32;
                 }
             }
-            for (i, slot) in slots[n..].iter_mut().enumerate() {
-                *slot = (blocks * BLOCK_SIZE + i % BLOCK_SIZE) as u32; // the block that is nobody's
-            }
+            slots[n..].fill(NO_SLOT);
         }
     }
 

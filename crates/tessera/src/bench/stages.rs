@@ -74,17 +74,20 @@ pub fn write(f: &mut fmt::Formatter<'_>, steps: &[StepStages]) -> fmt::Result {
         return Ok(());
     }
     writeln!(f, "\nEach stage of a step of decoding by itself, us of all layers; together they gain from overlapping")?;
-    write!(f, "| {:32} |", "stage")?;
+    let stages: Vec<_> =
+        stages_of(steps).into_iter().map(|(stage, runs)| (stage, format!("{stage}, {runs} times"))).collect();
+    let width = stages.iter().map(|(_, label)| label.len()).max().unwrap_or(0).max("stage".len());
+    write!(f, "| {:width$} |", "stage")?;
     steps.iter().try_for_each(|step| write!(f, " {:>9} |", format!("x{}", step.batch)))?;
-    write!(f, "\n|{:-<34}|", "")?;
+    write!(f, "\n|-{:-<width$}-|", "")?;
     steps.iter().try_for_each(|_| write!(f, "----------:|"))?;
-    for (stage, runs) in stages_of(steps) {
-        write!(f, "\n| {:32} |", format!("{stage}, {runs} times"))?;
+    for (stage, label) in stages {
+        write!(f, "\n| {label:width$} |")?;
         for step in steps {
             write!(f, " {:>9} |", step.us(stage).map_or(String::new(), |us| format!("{us:.1}")))?;
         }
     }
-    write!(f, "\n| {:32} |", "all")?;
+    write!(f, "\n| {:width$} |", "all")?;
     let total = |step: &StepStages| step.stages.iter().map(|sum| sum.us).sum::<f64>();
     steps.iter().try_for_each(|step| write!(f, " {:>9.1} |", total(step)))?;
     writeln!(f)
@@ -133,6 +136,22 @@ pub mod tests {
         let steps = [step(&["a", "b, c", "d", "f"]), step(&["a", "b", "c", "d", "e", "f"]), step(&["g", "a", "f"])];
         let names: Vec<_> = stages_of(&steps).into_iter().map(|(stage, _)| stage).collect();
         assert_eq!(names, ["g", "a", "b", "c", "b, c", "d", "e", "f"]);
+    }
+
+    #[test]
+    fn the_table_is_as_wide_as_its_longest_stage() {
+        struct Table(Vec<StepStages>);
+        impl fmt::Display for Table {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write(f, &self.0)
+            }
+        }
+        let sum = |stage| StageSum { stage, runs: 24, us: 1.0 };
+        let stages = vec![sum("qkv"), sum("rope_store, attend sliding"), sum("attn_out")];
+        let table = Table(vec![StepStages { batch: 1, stages }]).to_string();
+        let lines: Vec<&str> = table.lines().filter(|line| line.starts_with('|')).collect();
+        assert!(lines.len() == 6 && lines.iter().all(|line| line.len() == lines[0].len()), "{table}");
+        assert!(table.contains("\n| rope_store, attend sliding, 24 times |       1.0 |\n"), "{table}");
     }
 
     #[test]

@@ -53,7 +53,7 @@ fn speed() {
             );
         }
     }
-    for n_tokens in [1, 64, 8192] {
+    for n_tokens in [64, 8192] {
         println!("rope_store: {n_tokens} tokens: {:.2} us", probe.measure_rope(n_tokens));
     }
 }
@@ -76,7 +76,7 @@ impl Probe {
 
     fn pool(&self, n_blocks: usize) -> KvPool {
         let mut pool = KvPool::new(&self.device, self.attention.shape(), n_blocks).unwrap();
-        let len = (n_blocks + 1) * 8 * BLOCK_SIZE * 64;
+        let len = n_blocks * 8 * BLOCK_SIZE * 64;
         let values: Vec<bf16> = self.random.iter().copied().cycle().take(len).collect();
         pool.upload(&self.stream, &values, &values).unwrap();
         pool
@@ -108,15 +108,22 @@ impl Probe {
         let n_blocks = n_rows * (start + n_tokens).div_ceil(BLOCK_SIZE);
         let pool_bytes = KvPool::bytes(shape, n_blocks) as usize;
         let n_layers = ROTATED_BYTES.div_ceil(pool_bytes).clamp(2, MAX_LAYERS);
-        let pools: Vec<KvPool> = (0..n_layers).map(|_| self.pool(n_blocks)).collect();
+        let mut pools: Vec<KvPool> = (0..n_layers).map(|_| self.pool(n_blocks)).collect();
         let mut q = self.device.alloc(step.n_tokens() * shape.q_dim()).unwrap();
         self.fill(&mut q);
         let sinks = self.device.alloc(shape.heads).unwrap();
         let mut out = self.device.alloc(shape.out_len(step.n_tokens())).unwrap();
         let mut workspace = self.attention.workspace(&self.device, n_rows).unwrap();
+        let qkv = self.device.alloc(step.n_tokens() * shape.qkv_dim()).unwrap();
+        let turns = self.device.alloc(step.n_tokens() * shape.head_dim).unwrap();
+        // As a step has it: rows of one token are turned and stored by the same kernel.
         let graph = self.stream.capture(|| {
-            pools.iter().try_for_each(|pool| {
-                self.attention.forward(&self.stream, kind, &step, pool, &sinks, &q, &mut workspace, &mut out)
+            pools.iter_mut().try_for_each(|pool| {
+                let (stream, sinks, workspace, out) = (&self.stream, &sinks, &mut workspace, &mut out);
+                match n_tokens {
+                    1 => self.attention.rope_forward(stream, kind, &step, &qkv, &turns, pool, sinks, workspace, out),
+                    _ => self.attention.forward(stream, kind, &step, pool, sinks, &q, workspace, out),
+                }
             })
         });
         let us = self.median_us(&graph.unwrap()) / n_layers as f64;

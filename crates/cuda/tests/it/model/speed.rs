@@ -55,7 +55,7 @@ fn print_stages(all: &[Vec<StageTime>]) {
         };
         let n = all[0].iter().filter(|stage| stage.name == name).count();
         let ms = median(all.iter().map(of).collect());
-        eprintln!("    {name:24} {n:3} x {:8.2} us = {ms:8.3} ms", 1e3 * ms / n as f64);
+        eprintln!("    {name:32} {n:3} x {:8.2} us = {ms:8.3} ms", 1e3 * ms / n as f64);
     }
 }
 

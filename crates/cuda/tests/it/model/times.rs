@@ -25,7 +25,7 @@ fn every_stage_is_timed_in_its_order() {
             // The first norm is a stage of its own; every other is part of the layer before.
             let found = names(Some(layer)).join(", ");
             let attend = if layer % 2 == 0 { "attend sliding" } else { "attend full" };
-            // One stage, but for the names, where every row has one token.
+            // Where every row has one token, one stage has both names.
             let rope_attend = format!("rope_store, {attend}");
             let n_stages = times.iter().filter(|stage| stage.layer == Some(layer) && stage.name == rope_attend).count();
             assert_eq!(n_stages, usize::from(n_tokens == 1), "layer {layer}");

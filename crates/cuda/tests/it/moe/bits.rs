@@ -126,7 +126,7 @@ fn with_given_experts_as_with_logits() {
 fn in_graphs() {
     let Some(rig) = rig() else { return };
     for n_tokens in [1, 16, 64, 257] {
-        // Two inputs with the same experts, in turn: what the second writes is not what the first left, unless it waits.
+        // Two inputs with the same experts, in turn: if one did not wait for the other, it would read the other's numbers.
         let one = rig.layer.inputs(n_tokens, Signs::Both);
         let other = Inputs { x: one.x.iter().rev().copied().collect(), ..one.clone() };
         let Routing::Logits(logits) = &one.routing else { panic!("logits were asked for") };
