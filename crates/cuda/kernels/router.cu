@@ -25,7 +25,7 @@ struct NormRouterArgs {
     const float* residual;     // [tokens, hidden]
     const float* norm_weight;  // [hidden]
     float eps;
-    uint32_t block_tokens;     // of a block
+    uint32_t block_tokens;     // of a block, 8 at most
 };
 static_assert(sizeof(NormRouterArgs) == 72);
 
@@ -138,56 +138,6 @@ __device__ __forceinline__ float load_bias(const RouterArgs& args) {
     return args.bias[blockIdx.x * kStripExperts + threadIdx.x % kStripExperts];
 }
 
-// Each block norms its tokens itself, `kTokens` at most; those of the first strip store them.
-template <uint32_t kTokens>
-__device__ __forceinline__ void norm_and_route(const NormRouterArgs& args) {
-    extern __shared__ __align__(16) uint8_t normed[];  // the group's bf16 panels
-    __shared__ Sums sums;
-    __shared__ alignas(16) float warp_sums[kTokens][kNormWarps];
-    const RouterArgs& router = args.router;
-    const uint32_t hidden = router.hidden, first = blockIdx.y * args.block_tokens;
-    const uint32_t n_tokens = min(args.block_tokens, router.tokens - first), k_records = (hidden + 63) / 64;
-    const StripWeights weights = load_weights(router);
-    const Columns norm_weight = load_columns(args.norm_weight, hidden);
-    const float inverse = reciprocal_approx(float(hidden));
-    const float bias = load_bias(router);
-    grid_launch_next();
-    grid_wait_for_previous();
-    Columns x[kTokens];
-#pragma unroll
-    for (uint32_t r = 0; r < kTokens; r++) {
-        x[r] = Columns{};
-        if (r < n_tokens) x[r] = load_columns(args.residual + size_t(first + r) * hidden, hidden);
-    }
-#pragma unroll
-    for (uint32_t r = 0; r < kTokens; r++) {
-        if (r >= n_tokens) continue;
-        const float squares = warp_squares(x[r]);
-        if (threadIdx.x % 32 == 0) warp_sums[r][threadIdx.x / 32] = squares;
-    }
-    __syncthreads();
-#pragma unroll
-    for (uint32_t r = 0; r < kTokens; r++) {
-        if (r >= n_tokens) continue;
-        const uint4 piece = norm_piece(x[r], norm_scale(warp_sums[r], inverse, args.eps), norm_weight, hidden);
-        store_piece(NormOut{normed, nullptr}, r, kGroupTokens, hidden, piece);
-        if (blockIdx.x == 0) store_piece(NormOut{nullptr, router.x}, first + r, router.tokens, hidden, piece);
-    }
-    __syncthreads();
-    TokenPieces tokens{};
-#pragma unroll
-    for (uint32_t i = 0; i < kRecords; i++) {
-        // Rows of nobody stay 0.
-        if (threadIdx.x % 32 / 4 >= n_tokens || record_of(i) >= k_records) continue;
-        const uint8_t* panel = normed + record_of(i) * kPanelBytes;
-        tokens.pieces[i][0] = *reinterpret_cast<const uint4*>(panel + piece_offset(0));
-        tokens.pieces[i][1] = *reinterpret_cast<const uint4*>(panel + piece_offset(1));
-    }
-    multiply(weights, tokens, k_records, sums);
-    __syncthreads();
-    store_logits(router, first, n_tokens, bias, sums);
-}
-
 }  // namespace
 
 // Grid (strips, blocks that share the groups of tokens).
@@ -209,11 +159,51 @@ extern "C" __global__ void __launch_bounds__(kNormThreads, 1) router(const __gri
     }
 }
 
-// Grid (strips, ceil(tokens / block_tokens)). With one token a block has registers to spare, and starts beside blocks of the kernel
-// before.
-extern "C" __global__ void __launch_bounds__(kNormThreads, 1) norm_router_1(const __grid_constant__ NormRouterArgs args) {
-    norm_and_route<1>(args);
-}
-extern "C" __global__ void __launch_bounds__(kNormThreads, 1) norm_router_8(const __grid_constant__ NormRouterArgs args) {
-    norm_and_route<kGroupTokens>(args);
+// Grid (strips, ceil(tokens / block_tokens)). Each block norms its tokens itself; those of the first strip store them.
+extern "C" __global__ void __launch_bounds__(kNormThreads, 1) norm_router(const __grid_constant__ NormRouterArgs args) {
+    extern __shared__ __align__(16) uint8_t normed[];  // the group's bf16 panels
+    __shared__ Sums sums;
+    __shared__ alignas(16) float warp_sums[kGroupTokens][kNormWarps];
+    const RouterArgs& router = args.router;
+    const uint32_t hidden = router.hidden, first = blockIdx.y * args.block_tokens;
+    const uint32_t n_tokens = min(args.block_tokens, router.tokens - first), k_records = (hidden + 63) / 64;
+    const StripWeights weights = load_weights(router);
+    const Columns norm_weight = load_columns(args.norm_weight, hidden);
+    const float inverse = reciprocal_approx(float(hidden));
+    const float bias = load_bias(router);
+    grid_launch_next();
+    grid_wait_for_previous();
+    Columns x[kGroupTokens];
+#pragma unroll
+    for (uint32_t r = 0; r < kGroupTokens; r++) {
+        x[r] = Columns{};
+        if (r < n_tokens) x[r] = load_columns(args.residual + size_t(first + r) * hidden, hidden);
+    }
+#pragma unroll
+    for (uint32_t r = 0; r < kGroupTokens; r++) {
+        if (r >= n_tokens) continue;
+        const float squares = warp_squares(x[r]);
+        if (threadIdx.x % 32 == 0) warp_sums[r][threadIdx.x / 32] = squares;
+    }
+    __syncthreads();
+#pragma unroll
+    for (uint32_t r = 0; r < kGroupTokens; r++) {
+        if (r >= n_tokens) continue;
+        const uint4 piece = norm_piece(x[r], norm_scale(warp_sums[r], inverse, args.eps), norm_weight, hidden);
+        store_piece(NormOut{normed, nullptr}, r, kGroupTokens, hidden, piece);
+        if (blockIdx.x == 0) store_piece(NormOut{nullptr, router.x}, first + r, router.tokens, hidden, piece);
+    }
+    __syncthreads();
+    TokenPieces tokens{};
+#pragma unroll
+    for (uint32_t i = 0; i < kRecords; i++) {
+        // Rows of nobody stay 0.
+        if (threadIdx.x % 32 / 4 >= n_tokens || record_of(i) >= k_records) continue;
+        const uint8_t* panel = normed + record_of(i) * kPanelBytes;
+        tokens.pieces[i][0] = *reinterpret_cast<const uint4*>(panel + piece_offset(0));
+        tokens.pieces[i][1] = *reinterpret_cast<const uint4*>(panel + piece_offset(1));
+    }
+    multiply(weights, tokens, k_records, sums);
+    __syncthreads();
+    store_logits(router, first, n_tokens, bias, sums);
 }

@@ -39,8 +39,7 @@ pub(crate) struct NormRouterArgs {
 
 pub(crate) struct RouterKernels {
     router: Kernel<RouterArgs>,
-    norm_router_1: Kernel<NormRouterArgs>,
-    norm_router_8: Kernel<NormRouterArgs>,
+    norm_router: Kernel<NormRouterArgs>,
     n_sms: u32,
 }
 
@@ -48,8 +47,7 @@ impl RouterKernels {
     pub fn load(device: &Device) -> Result<Self, DeviceError> {
         Ok(Self {
             router: device.kernel("router", "router")?,
-            norm_router_1: device.kernel("router", "norm_router_1")?,
-            norm_router_8: device.kernel("router", "norm_router_8")?,
+            norm_router: device.kernel("router", "norm_router")?,
             n_sms: device.properties().n_sms as u32,
         })
     }
@@ -70,8 +68,7 @@ impl RouterKernels {
         let smem_bytes = args.router.hidden.div_ceil(PANEL_COLUMNS) * PANEL_BYTES;
         let grid = [strips, args.router.tokens.div_ceil(block_tokens), 1];
         let launch = Launch { grid, smem_bytes, ..early(1, N_THREADS) };
-        let kernel = if block_tokens == 1 { &self.norm_router_1 } else { &self.norm_router_8 };
-        stream.launch(kernel, launch, &NormRouterArgs { block_tokens, ..*args })
+        stream.launch(&self.norm_router, launch, &NormRouterArgs { block_tokens, ..*args })
     }
 }
 
