@@ -61,3 +61,27 @@ fn the_report_has_every_kernel_of_the_build() {
         assert!(image.starts_with(b"\x7FELF") && image.as_ptr().addr().is_multiple_of(64), "{file}");
     }
 }
+
+/// Of a kernel, as the report tells.
+fn registers(kernel: &str) -> usize {
+    let line = REPORT.lines().find(|line| line.split_whitespace().next() == Some(kernel));
+    let line = line.unwrap_or_else(|| panic!("{kernel} is not in:\n{REPORT}"));
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// A block of attn_out reads lines of the residual stream that others write half of. A kernel that has been on its multiprocessor
+/// since before may find them in the first-level cache, old: those that read the stream next must not fit beside it.
+#[test]
+fn norm_and_router_never_share_a_multiprocessor_with_attn_out() {
+    const SM_REGISTERS: usize = 65_536;
+    const NORM_THREADS: usize = 384;
+    // With one warp that multiplies and the four that copy.
+    const LEAST_STREAM_THREADS: usize = 160;
+    if CUBINS.is_empty() {
+        return eprintln!("skipped: this build has no kernels");
+    }
+    for attn_out in ["dense_stream::dense_stream_8", "dense_stream::dense_stream_16"] {
+        let both = registers("router::norm_router") * NORM_THREADS + registers(attn_out) * LEAST_STREAM_THREADS;
+        assert!(both > SM_REGISTERS, "{attn_out}: {both} registers");
+    }
+}
