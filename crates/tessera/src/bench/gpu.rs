@@ -292,9 +292,9 @@ mod tests {
             "cuBLAS 800 TFLOP/s",
             "| pp9000          |     1 |    90000.0 ± 0.0 |  100.000 |",
             "| tg2 @d1024      |    64 |    12800.0 ± 0.0 |    5.000 |",
-            "| stage                            |        x1 |       x64 |",
-            "| qkv, 2 times                     |      22.0 |      44.0 |",
-            "| all                              |      24.0 |      48.0 |",
+            "| stage          |        x1 |       x64 |",
+            "| qkv, 2 times   |      22.0 |      44.0 |",
+            "| all            |      24.0 |      48.0 |",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
