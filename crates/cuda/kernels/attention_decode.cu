@@ -41,7 +41,7 @@ struct Unit {
         return min((split + 1) * kSplitTiles, new_tile() + 1);
     }
     __device__ __forceinline__ uint32_t new_tile() const { return item.position / kTileKeys; }
-    __device__ __forceinline__ bool has_new() const { return item.position / (kTileKeys * kSplitTiles) < end_split(); }
+    __device__ __forceinline__ bool has_new() const { return new_tile() / kSplitTiles < end_split(); }
     // Whether not all of a tile's keys are seen.
     __device__ __forceinline__ bool is_edge(uint32_t tile) const {
         return tile * kTileKeys < first || tile * kTileKeys + kTileKeys - 1 > item.position;

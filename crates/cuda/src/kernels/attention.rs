@@ -115,8 +115,8 @@ impl AttentionKernels {
             (64, Products::Warp) => "attention_prefill_64_warp",
             _ => "attention_prefill_32",
         };
-        let [decode, decode_rope] = [decode, decode_rope].map(|name| device.kernel("attention_decode", name));
-        let (decode, decode_rope) = (decode?, decode_rope?);
+        let load = |name| device.kernel("attention_decode", name);
+        let (decode, decode_rope) = (load(decode)?, load(decode_rope)?);
         Ok(Self {
             decode_launch: decode_launch(device, [&decode, &decode_rope], head_dim)?,
             decode,

@@ -24,6 +24,20 @@ pub struct Shape {
     pub window: usize,
 }
 
+impl Shape {
+    /// Where in a pool the elements of a token's heads lie, in order.
+    pub fn elements(self, slot: usize) -> impl Iterator<Item = usize> {
+        let Shape { kv_heads, head_dim, .. } = self;
+        let (block, r) = (slot / BLOCK_SIZE, slot % BLOCK_SIZE);
+        // Rows of 128 bytes are swizzled by 8 rows, rows of 64 by pairs of them.
+        let swizzle = if head_dim == 64 { r % 8 } else { (r / 2) % 4 };
+        let heads = (0..kv_heads).flat_map(move |head| (0..head_dim).map(move |dim| (head, dim)));
+        heads.map(move |(head, dim)| {
+            ((block * kv_heads + head) * BLOCK_SIZE + r) * head_dim + ((dim / 8) ^ swizzle) * 8 + dim % 8
+        })
+    }
+}
+
 pub fn shape(head_dim: usize, group: usize, kv_heads: usize, window: usize) -> Shape {
     Shape { heads: group * kv_heads, kv_heads, head_dim, window }
 }
@@ -136,7 +150,7 @@ impl Rig {
         let found = self.results(rows, &loaded);
         if rows.iter().all(|row| row.n_tokens == 1) {
             self.forget_last();
-            self.reload(rows, &mut loaded);
+            self.clear(&mut loaded);
             self.launch(kind, Way::Rope, &mut loaded);
             let other = self.results(rows, &loaded);
             let differs = other.iter().zip(&found).position(|(other, found)| other.to_bits() != found.to_bits());
@@ -172,33 +186,30 @@ impl Rig {
     }
 
     fn reload(&mut self, rows: &[Span], loaded: &mut Loaded) {
-        let width = self.q_dim();
-        let mut q = vec![bf16::NAN; loaded.q.len()];
+        let (q_dim, kv_dim) = (self.q_dim(), self.shape.kv_heads * self.shape.head_dim);
+        let (mut q, mut qkv) = (vec![bf16::NAN; loaded.q.len()], vec![f32::NAN; loaded.qkv.len()]);
         let tokens = rows.iter().flat_map(|row| (row.start..row.start + row.n_tokens).map(|at| (row.sequence, at)));
-        for (to, (sequence, position)) in q.chunks_exact_mut(width).zip(tokens) {
-            let from = &self.sequences[sequence].q[position * width..][..width];
-            to.iter_mut().zip(from).for_each(|(to, &from)| *to = bf16::from_f32(from));
-        }
-        self.stream.upload(&q, &mut loaded.q, 0).unwrap();
-        self.reload_qkv(rows, loaded);
-        self.stream.upload(&vec![UNTOUCHED; loaded.out.len()], &mut loaded.out, 0).unwrap();
-    }
-
-    /// Angles of 0: nothing turns.
-    fn reload_qkv(&mut self, rows: &[Span], loaded: &mut Loaded) {
-        let Shape { heads, kv_heads, head_dim, .. } = self.shape;
-        let (mut qkv, turns) = (vec![f32::NAN; loaded.qkv.len()], [1.0, 0.0].repeat(loaded.turns.len() / 2));
-        let tokens = rows.iter().flat_map(|row| (row.start..row.start + row.n_tokens).map(|at| (row.sequence, at)));
-        for (to, (sequence, position)) in qkv.chunks_exact_mut((heads + 2 * kv_heads) * head_dim).zip(tokens) {
-            let of = &self.sequences[sequence];
-            let (q, kv) = to.split_at_mut(heads * head_dim);
-            let (k, v) = kv.split_at_mut(kv_heads * head_dim);
-            for (to, from) in [(q, &of.q), (k, &of.k), (v, &of.v)] {
+        let to = q.chunks_exact_mut(q_dim).zip(qkv.chunks_exact_mut(q_dim + 2 * kv_dim));
+        for ((q, qkv), (sequence, position)) in to.zip(tokens) {
+            let Sequence { q: from_q, k: from_k, v: from_v } = &self.sequences[sequence];
+            let (to_q, to_kv) = qkv.split_at_mut(q_dim);
+            let (to_k, to_v) = to_kv.split_at_mut(kv_dim);
+            for (to, from) in [(&mut *to_q, from_q), (to_k, from_k), (to_v, from_v)] {
                 to.copy_from_slice(&from[position * to.len()..][..to.len()]);
             }
+            q.iter_mut().zip(to_q).for_each(|(to, from)| *to = bf16::from_f32(*from));
         }
+        self.stream.upload(&q, &mut loaded.q, 0).unwrap();
         self.stream.upload(&qkv, &mut loaded.qkv, 0).unwrap();
+        // Angles of 0: nothing turns.
+        let turns = [1.0, 0.0].repeat(loaded.turns.len() / 2);
         self.stream.upload(&turns, &mut loaded.turns, 0).unwrap();
+        self.clear(loaded);
+    }
+
+    /// Nothing has been written to `out`.
+    fn clear(&mut self, loaded: &mut Loaded) {
+        self.stream.upload(&vec![UNTOUCHED; loaded.out.len()], &mut loaded.out, 0).unwrap();
     }
 
     pub fn launch(&mut self, kind: LayerType, way: Way, loaded: &mut Loaded) {
@@ -272,7 +283,7 @@ impl Rig {
             for position in first..end {
                 let slot = table[position / BLOCK_SIZE] as usize * BLOCK_SIZE + position % BLOCK_SIZE;
                 let of = &self.sequences[row.sequence];
-                for (i, at) in self.elements(slot).enumerate() {
+                for (i, at) in self.shape.elements(slot).enumerate() {
                     let from = position * self.shape.kv_heads * self.shape.head_dim + i;
                     (keys[at], values[at]) = (bf16::from_f32(of.k[from]), bf16::from_f32(of.v[from]));
                     if position + 1 == end {
@@ -293,18 +304,6 @@ impl Rig {
         self.pool.upload(&self.stream, &keys, &values).unwrap();
         self.stored = Stored { keys, values, last };
         batch
-    }
-
-    /// Where the elements of a token's heads lie, in order.
-    fn elements(&self, slot: usize) -> impl Iterator<Item = usize> + use<> {
-        let Shape { kv_heads, head_dim, .. } = self.shape;
-        let (block, r) = (slot / BLOCK_SIZE, slot % BLOCK_SIZE);
-        // Rows of 128 bytes are swizzled by 8 rows, rows of 64 by pairs of them.
-        let swizzle = if head_dim == 64 { r % 8 } else { (r / 2) % 4 };
-        let heads = (0..kv_heads).flat_map(move |head| (0..head_dim).map(move |dim| (head, dim)));
-        heads.map(move |(head, dim)| {
-            ((block * kv_heads + head) * BLOCK_SIZE + r) * head_dim + ((dim / 8) ^ swizzle) * 8 + dim % 8
-        })
     }
 
     /// Of the rows' tokens, every `every`-th and the last, against float64; of the heads, the first and the last of each

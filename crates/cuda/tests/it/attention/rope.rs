@@ -94,7 +94,7 @@ fn check(shape: Shape, kind: LayerType, rows: &[(usize, usize)], bucket: Option<
             let from = &qkv[token * width + head * shape.head_dim..][..shape.head_dim];
             let slot = block as usize * BLOCK_SIZE + position % BLOCK_SIZE;
             let take = |pool: &mut Vec<bf16>, kv_head: usize| -> Vec<bf16> {
-                let places = (0..shape.head_dim).map(|dim| element(shape, slot, kv_head, dim));
+                let places = shape.elements(slot).skip(kv_head * shape.head_dim).take(shape.head_dim);
                 places.map(|at| std::mem::replace(&mut pool[at], UNTOUCHED)).collect()
             };
             let found = match head.checked_sub(shape.heads) {
@@ -146,8 +146,7 @@ fn attention_that_turns_has_the_same_bits() {
             let full = blocks.split_off(blocks.len() - (start / BLOCK_SIZE + 1));
             // Until it is stored, the new token's place has no numbers.
             let slot = full[start / BLOCK_SIZE] as usize * BLOCK_SIZE + start % BLOCK_SIZE;
-            for (head, dim) in (0..shape.kv_heads).flat_map(|head| (0..shape.head_dim).map(move |dim| (head, dim))) {
-                let at = element(shape, slot, head, dim);
+            for at in shape.elements(slot) {
                 (keys[at], values[at]) = (bf16::NAN, bf16::NAN);
             }
             let block_tables = BlockTables { sliding: full.clone(), full };
@@ -243,13 +242,6 @@ fn batch(rows: &[(usize, usize)]) -> Batch {
         batch.rows.push(Row { n_tokens, start, block_tables, n_logits: 0, sampling: None });
     }
     batch
-}
-
-/// Rows of 128 bytes are swizzled by 8 rows, rows of 64 by pairs of them.
-fn element(shape: Shape, slot: usize, kv_head: usize, dim: usize) -> usize {
-    let (block, r) = (slot / BLOCK_SIZE, slot % BLOCK_SIZE);
-    let swizzle = if shape.head_dim == 64 { r % 8 } else { (r / 2) % 4 };
-    ((block * shape.kv_heads + kv_head) * BLOCK_SIZE + r) * shape.head_dim + ((dim / 8) ^ swizzle) * 8 + dim % 8
 }
 
 #[track_caller]
